@@ -1,0 +1,136 @@
+//! A map over large items: what moving bytes to a worker and back costs.
+
+use anyhow::ensure;
+use mp::Pool;
+use rayon::prelude::*;
+
+use crate::race::{Race, Results, Sample, Unit};
+use crate::{Plan, WORKERS, procs};
+
+/// Changes the item as little as shows that a worker had it.
+#[mp::task]
+fn flip_first(mut item: Vec<u8>) -> Vec<u8> {
+    item[0] ^= 0xFF;
+    item
+}
+
+pub(crate) fn there_and_back(plan: &Plan) -> anyhow::Result<Vec<Results>> {
+    let count = plan.count(64, 4);
+    let size = plan.count(16 << 20, 1 << 20);
+    // Each item differs from its neighbours, and none begins with what a flipped one begins with.
+    let items: Vec<_> = (0..count)
+        .map(|index| vec![(index % 251) as u8; size as usize])
+        .collect();
+    let items = items.as_slice();
+    let title = format!("map of {count} × {} MiB, there and back", size >> 20);
+    let mut race = Race::new(title, Unit::GigabytesPerSecond);
+
+    let pool = Pool::new(WORKERS)?;
+    race.enter("mp Pool", move || {
+        let (sample, results) = Sample::of(count * size, || pool.map_ref(flip_first, items));
+        check(items, &results?)?;
+        Ok(sample)
+    });
+
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(WORKERS)
+        .build()?;
+    race.enter("rayon threads, which copy once", move || {
+        let (sample, results) = Sample::of(count * size, || {
+            threads.install(|| {
+                items
+                    .par_iter()
+                    .map(|item| flip_first(item.clone()))
+                    .collect::<Vec<_>>()
+            })
+        });
+        check(items, &results)?;
+        Ok(sample)
+    });
+
+    let pool = procs::Pool::new(WORKERS)?;
+    race.enter("procspawn Pool, ByteBuf", move || {
+        let part = &items[..items.len() / 4];
+        let bytes = part.len() as u64 * size;
+        let (sample, results) = Sample::of(bytes, || pool.flip(part));
+        check(part, &results?)?;
+        Ok(sample)
+    });
+
+    let mut target = vec![0; size as usize];
+    race.enter("memcpy alone, one copy", move || {
+        let (sample, ()) = Sample::of(count * size, || {
+            for item in items {
+                std::hint::black_box(&mut target).copy_from_slice(item);
+            }
+        });
+        ensure!(Some(&target) == items.last(), "a copy is wrong");
+        Ok(sample)
+    });
+
+    if let Some(python) = &plan.python {
+        let mut peer = python.start("bulk", &[size])?;
+        let count = plan.count(8, 2);
+        race.enter(format!("Python Pool, {count} items"), move || {
+            peer.measure(count)
+        });
+    }
+    Ok(vec![race.run(plan)?])
+}
+
+/// Doubles each number.
+#[mp::task]
+fn double(mut numbers: Vec<f64>) -> Vec<f64> {
+    for number in &mut numbers {
+        *number *= 2.0;
+    }
+    numbers
+}
+
+/// Numbers, as a user has them, without doing anything about how they travel.
+pub(crate) fn numbers(plan: &Plan) -> anyhow::Result<Vec<Results>> {
+    let count = plan.count(64, 4);
+    let size = plan.count(16 << 20, 1 << 20);
+    let len = size as usize / size_of::<f64>();
+    let items: Vec<_> = (0..count).map(|index| vec![index as f64; len]).collect();
+    let items = items.as_slice();
+    let title = format!("map of {count} × {} MiB of f64, doubled", size >> 20);
+    let mut race = Race::new(title, Unit::GigabytesPerSecond);
+    let is_right = move |results: &[Vec<f64>]| {
+        let mut pairs = items.iter().zip(results);
+        results.len() == items.len() && pairs.all(|(item, result)| double(item.clone()) == *result)
+    };
+
+    let pool = Pool::new(WORKERS)?;
+    race.enter("mp Pool, Vec<f64>", move || {
+        let (sample, results) = Sample::of(count * size, || pool.map_ref(double, items));
+        ensure!(is_right(&results?), "numbers came back wrong");
+        Ok(sample)
+    });
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(WORKERS)
+        .build()?;
+    race.enter("rayon threads, which copy once", move || {
+        let (sample, results) = Sample::of(count * size, || {
+            threads.install(|| {
+                let items = items.par_iter().map(|item| double(item.clone()));
+                items.collect::<Vec<_>>()
+            })
+        });
+        ensure!(is_right(&results), "numbers came back wrong");
+        Ok(sample)
+    });
+    Ok(vec![race.run(plan)?])
+}
+
+fn check(items: &[Vec<u8>], results: &[Vec<u8>]) -> anyhow::Result<()> {
+    let is_right = |item: &Vec<u8>, result: &Vec<u8>| {
+        item.len() == result.len() && item[0] == result[0] ^ 0xFF && item[1..] == result[1..]
+    };
+    let mut pairs = items.iter().zip(results);
+    ensure!(
+        items.len() == results.len() && pairs.all(|(item, result)| is_right(item, result)),
+        "a large item came back wrong"
+    );
+    Ok(())
+}

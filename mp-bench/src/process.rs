@@ -1,0 +1,131 @@
+//! Starting a process that does nothing, and waiting for its end.
+
+use std::ffi::OsStr;
+use std::process::Command;
+
+use anyhow::ensure;
+use mp::{Process, StartMethod};
+
+use crate::race::{Race, Results, Sample, Unit};
+use crate::report::thousands;
+use crate::{Plan, procs};
+
+/// The argument with which this program ends at once.
+const NO_OP: &str = "--no-op-for-comparison";
+
+/// What it ends with then: nothing else ends with it.
+pub(crate) const NO_OP_EXIT_CODE: u8 = 42;
+
+/// Whether this program was started to end at once.
+pub(crate) fn is_no_op() -> bool {
+    std::env::args_os().nth(1).as_deref() == Some(OsStr::new(NO_OP))
+}
+
+/// Does nothing but prove that it ran.
+#[mp::task]
+fn no_op(token: u64) -> u64 {
+    !token
+}
+
+/// The parent has touched little memory.
+pub(crate) fn small_parent(plan: &Plan) -> anyhow::Result<Vec<Results>> {
+    let mut race = Race::new("start and join a process", Unit::Microseconds);
+    enter_programs(&mut race, plan, StartMethod::Spawn)?;
+    let count = plan.count(20, 2);
+    race.enter("procspawn", move || {
+        let (sample, right) = Sample::of(count, || {
+            (0..count)
+                .map(|token| Ok(procs::start_and_join(token)? == !token))
+                .collect::<anyhow::Result<Vec<_>>>()
+        });
+        ensure!(
+            right?.iter().all(|&is_right| is_right),
+            "a process gave a wrong result"
+        );
+        Ok(sample)
+    });
+    if let Some(python) = &plan.python {
+        for (method, number) in [("forked", 0), ("by the fork server", 1), ("spawned", 2)] {
+            let mut peer = python.start("process", &[number])?;
+            let count = plan.count(5, 1);
+            race.enter(format!("Python Process, {method}"), move || {
+                peer.measure(count)
+            });
+        }
+    }
+    Ok(vec![race.run(plan)?])
+}
+
+/// Children are copies of a process that was executed once.
+pub(crate) fn by_fork_server(plan: &Plan) -> anyhow::Result<Vec<Results>> {
+    let mut race = Race::new(
+        "start and join a process by the fork server",
+        Unit::Microseconds,
+    );
+    enter_programs(&mut race, plan, StartMethod::ForkServer)?;
+    if let Some(python) = &plan.python {
+        let mut peer = python.start("process", &[1])?;
+        let count = plan.count(5, 1);
+        race.enter("Python Process, by the fork server", move || {
+            peer.measure(count)
+        });
+    }
+    Ok(vec![race.run(plan)?])
+}
+
+/// The parent has touched so much that copying its page tables would show.
+pub(crate) fn large_parent(plan: &Plan) -> anyhow::Result<Vec<Results>> {
+    let ballast = vec![1_u8; plan.count(4 << 30, 1 << 24) as usize];
+    let title = format!(
+        "the same, with {} MiB touched",
+        thousands(ballast.len() as u64 >> 20)
+    );
+    let mut race = Race::new(title, Unit::Microseconds);
+    enter_programs(&mut race, plan, StartMethod::Spawn)?;
+    let results = race.run(plan)?;
+    drop(std::hint::black_box(ballast));
+    Ok(vec![results])
+}
+
+fn enter_programs(race: &mut Race<'_>, plan: &Plan, method: StartMethod) -> anyhow::Result<()> {
+    let count = plan.count(20, 2);
+    race.enter("mp Process", move || start_and_join(count, method));
+    let program = std::env::current_exe()?;
+    race.enter("posix_spawn, waitpid", move || {
+        let mut command = Command::new(&program);
+        command.arg(NO_OP);
+        spawn_and_wait(count, command)
+    });
+    Ok(())
+}
+
+fn start_and_join(count: u64, method: StartMethod) -> anyhow::Result<Sample> {
+    let (sample, right) = Sample::of(count, || {
+        (0..count)
+            .map(|token| {
+                let process = Process::new(no_op, (token,)).start_method(method);
+                Ok(process.start()?.join()? == !token)
+            })
+            .collect::<anyhow::Result<Vec<_>>>()
+    });
+    ensure!(
+        right?.iter().all(|&is_right| is_right),
+        "a process gave a wrong result"
+    );
+    Ok(sample)
+}
+
+/// The standard library uses posix_spawn where nothing but the arguments is special.
+fn spawn_and_wait(count: u64, mut command: Command) -> anyhow::Result<Sample> {
+    let (sample, statuses) = Sample::of(count, || {
+        (0..count)
+            .map(|_| command.status())
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let expected = Some(i32::from(NO_OP_EXIT_CODE));
+    ensure!(
+        statuses?.iter().all(|status| status.code() == expected),
+        "a process failed"
+    );
+    Ok(sample)
+}

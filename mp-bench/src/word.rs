@@ -1,0 +1,83 @@
+//! Words that two processes share by a mapped file: what the machine does without `mp`.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use memmap2::MmapRaw;
+
+/// Bytes of the mapping: its words lie in lines of their own.
+const LEN: usize = 128;
+
+/// A mapped file with a count in its first line and a futex in its second.
+pub(crate) struct Words {
+    mapping: MmapRaw,
+}
+
+impl Words {
+    /// Makes a file of the right size, which goes when the path is dropped.
+    pub(crate) fn file() -> std::io::Result<tempfile::TempPath> {
+        let file = tempfile::NamedTempFile::new()?;
+        file.as_file().set_len(LEN as u64)?;
+        Ok(file.into_temp_path())
+    }
+
+    /// Maps a file that [`file`](Self::file) made.
+    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+        let file = File::options().read(true).write(true).open(path)?;
+        let mapping = MmapRaw::map_raw(&file)?;
+        if mapping.len() < LEN {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Self { mapping })
+    }
+
+    /// The count.
+    pub(crate) fn count(&self) -> &AtomicU64 {
+        // SAFETY: the mapping is long enough, begins at a page, lives as long as the reference, and
+        // its file is neither cut nor accessed otherwise while the run lasts.
+        unsafe { AtomicU64::from_ptr(self.mapping.as_mut_ptr().cast()) }
+    }
+
+    /// The futex.
+    pub(crate) fn futex(&self) -> &AtomicU32 {
+        // SAFETY: the second line lies within the mapping.
+        let line = unsafe { self.mapping.as_mut_ptr().add(64) };
+        // SAFETY: as in `count`.
+        unsafe { AtomicU32::from_ptr(line.cast()) }
+    }
+}
+
+/// Stores `value` and wakes who sleeps on the word.
+pub(crate) fn hand_over(word: &AtomicU32, value: u32) {
+    word.store(value, Ordering::Release);
+    // SAFETY: a wake-up touches no memory of ours.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+}
+
+/// Sleeps until the word is no longer `old`; false if that takes longer than a minute.
+pub(crate) fn await_change(word: &AtomicU32, old: u32) -> bool {
+    let minute = libc::timespec {
+        tv_sec: Duration::from_secs(60).as_secs() as libc::time_t,
+        tv_nsec: 0,
+    };
+    loop {
+        if word.load(Ordering::Acquire) != old {
+            return true;
+        }
+        // SAFETY: the word and the timeout live during the call.
+        let slept = unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAIT,
+                old,
+                &minute,
+            )
+        };
+        if slept < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ETIMEDOUT) {
+            return false;
+        }
+    }
+}

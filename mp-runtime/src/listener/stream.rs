@@ -1,0 +1,134 @@
+//! The bytes of a Unix or TCP socket, read until a deadline.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use super::Address;
+use crate::deadline::Deadline;
+use crate::sys;
+
+/// One end of a connected socket.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Connects to who listens there.
+    pub(super) fn connect(address: &Address, deadline: Deadline) -> io::Result<Self> {
+        match address {
+            Address::Unix(path) => UnixStream::connect(path).map(Self::Unix),
+            Address::Abstract(name) => {
+                UnixStream::connect_addr(&sys::net::abstract_address(name.as_bytes())?)
+                    .map(Self::Unix)
+            }
+            Address::Tcp(place) => connect_tcp(place, deadline).map(Self::Tcp),
+        }
+    }
+
+    /// Over a socket that a listener has accepted.
+    pub(super) fn over_tcp(stream: TcpStream) -> io::Result<Self> {
+        // Messages are written whole: to hold a short one back would only delay its answer.
+        stream.set_nodelay(true)?;
+        Ok(Self::Tcp(stream))
+    }
+
+    /// Reads what there is, at least a byte; zero bytes are the end. `None` if the deadline comes
+    /// first.
+    pub(super) fn read(&self, into: &mut [u8], deadline: Deadline) -> io::Result<Option<usize>> {
+        loop {
+            if !sys::fd::wait_readable(&[self.as_fd()], deadline.remaining())? {
+                return Ok(None);
+            }
+            let read = match self {
+                Self::Unix(stream) => { stream }.read(into),
+                Self::Tcp(stream) => { stream }.read(into),
+            };
+            match read {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // A peer that ended with bytes unread, which is an end as any other.
+                Err(error) if is_end(&error) => return Ok(Some(0)),
+                read => return read.map(Some),
+            }
+        }
+    }
+
+    /// Writes both parts, waiting as long as the other side does not read.
+    pub(super) fn write(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        let parts = [IoSlice::new(head), IoSlice::new(body)];
+        let mut written = loop {
+            let written = match self {
+                Self::Unix(stream) => { stream }.write_vectored(&parts),
+                Self::Tcp(stream) => { stream }.write_vectored(&parts),
+            };
+            match written {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                written => break written?,
+            }
+        };
+        if written < head.len() {
+            self.write_all(&head[written..])?;
+            written = head.len();
+        }
+        self.write_all(&body[written - head.len()..])
+    }
+
+    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Unix(stream) => { stream }.write_all(bytes),
+            Self::Tcp(stream) => { stream }.write_all(bytes),
+        }
+    }
+
+    /// Ends the connection: both sides see its end.
+    pub(super) fn shutdown(&self) {
+        // One that has ended has nothing left to shut down.
+        let _ = match self {
+            Self::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+        }
+    }
+}
+
+/// Whether the error says that the other side has ended.
+pub(super) fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::BrokenPipe
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::NotConnected
+    )
+}
+
+/// Tries the addresses of a host in turn.
+fn connect_tcp(place: &str, deadline: Deadline) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(ErrorKind::NotFound, "the host has no address");
+    for address in place.to_socket_addrs()? {
+        let connected = match deadline.remaining() {
+            None => TcpStream::connect(address),
+            Some(left) if left.is_zero() => Err(ErrorKind::TimedOut.into()),
+            Some(left) => TcpStream::connect_timeout(&address, left),
+        };
+        match connected {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,1072 @@
+//! One call as its caller's thread drives it: pull items, encode them into jobs, collect results.
+//!
+//! There is no thread in between. The caller encodes straight into a job's block, waits on the
+//! call's bell and decodes straight out of the results' block.
+
+use std::any::type_name;
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use super::chunk::Sizer;
+use super::failure;
+use super::inner::{Inner, Stop, lock};
+use super::job::{Early, Outlook, Progress};
+use super::retries::Retries;
+use super::stats::Tally;
+use super::terms::Terms;
+use super::wire;
+use crate::deadline::Deadline;
+use crate::error::TaskError;
+use crate::fault::fault;
+use crate::life::program::is_forked;
+use crate::loom::Ordering;
+use crate::shm::Owner;
+use crate::shm::buffer::Buffer;
+use crate::sync::raw::{Holder, Peers};
+use crate::sys;
+use crate::task::Transfer;
+use crate::task::call::decode_result;
+use crate::task::panic;
+use crate::task::registry::Entry;
+use crate::trace::{self, Span, Timeline};
+use crate::wire::codec::{EncodeError, EncodeErrorKind};
+use crate::wire::transfer::{self, Sent};
+
+/// Workers that may die between claiming a job and beginning its next item before that item is
+/// given up.
+const MOST_ATTEMPTS: u8 = 4;
+
+/// Bytes of items of one call that are out at once, unless a single job has more.
+const MOST_BYTES: u64 = 64 * 1024 * 1024;
+
+/// In which order results are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// As the items came.
+    Input,
+    /// As they are ready.
+    Completion,
+}
+
+/// The items of a call, pulled one at a time.
+pub(super) trait Source {
+    /// Pulls the next item unless one is held; false if there are no more.
+    fn load(&mut self) -> bool;
+    /// Encodes the item that is held.
+    fn encode(&self, out: &mut Buffer) -> Result<(), EncodeError>;
+    /// Whether an item is held.
+    fn is_held(&self) -> bool;
+    /// Lets go of the item that is held.
+    fn pass(&mut self);
+    /// How many there are still, if that is known.
+    fn left(&self) -> Option<u64>;
+    /// What their type is called.
+    fn type_name(&self) -> &'static str;
+}
+
+/// Items from an iterator, with the way to encode one.
+#[derive(Debug)]
+pub(super) struct Items<I: Iterator, E> {
+    iter: I,
+    held: Option<I::Item>,
+    is_over: bool,
+    encode: E,
+}
+
+impl<I: Iterator, E> Items<I, E> {
+    pub(super) fn new(iter: I, encode: E) -> Self {
+        Self {
+            iter,
+            held: None,
+            is_over: false,
+            encode,
+        }
+    }
+}
+
+impl<I, E> Source for Items<I, E>
+where
+    I: Iterator,
+    E: Fn(&I::Item, &mut Buffer) -> Result<(), EncodeError>,
+{
+    #[inline]
+    fn load(&mut self) -> bool {
+        if self.held.is_none() && !self.is_over {
+            // An iterator that panics is not asked again.
+            self.is_over = true;
+            self.held = self.iter.next();
+            self.is_over = self.held.is_none();
+        }
+        self.held.is_some()
+    }
+
+    #[inline]
+    fn encode(&self, out: &mut Buffer) -> Result<(), EncodeError> {
+        match &self.held {
+            Some(item) => (self.encode)(item, out),
+            None => Ok(()),
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    #[inline]
+    fn pass(&mut self) {
+        self.held = None;
+    }
+
+    fn left(&self) -> Option<u64> {
+        let (least, most) = self.iter.size_hint();
+        (most == Some(least)).then(|| least as u64 + u64::from(self.held.is_some()))
+    }
+
+    fn type_name(&self) -> &'static str {
+        type_name::<I::Item>()
+    }
+}
+
+/// A call that is under way, with results of type `R`.
+#[derive(Debug)]
+pub(super) struct Call<'p, R> {
+    pool: &'p Inner,
+    task: &'static Entry,
+    number: u32,
+    terms: Terms,
+    order: Order,
+    /// In the order of input; those in front that are over have been delivered.
+    chunks: VecDeque<Chunk<R>>,
+    /// Chunks whose job is out.
+    running: usize,
+    /// Bytes of their items.
+    bytes: u64,
+    sizer: Sizer,
+    /// Items pulled, and results delivered.
+    pulled: u64,
+    delivered: u64,
+    is_exhausted: bool,
+    /// Whether items have an index worth telling: not in a call of one.
+    is_many: bool,
+    /// What merges the results of a job.
+    merge: Option<&'static Entry>,
+    /// The workers for which the items are, one for each, in a call that is for all workers.
+    targets: Option<Vec<Holder>>,
+    result: PhantomData<fn() -> R>,
+}
+
+/// Some items in a row.
+#[derive(Debug)]
+struct Chunk<R> {
+    /// The index of the first.
+    start: u64,
+    /// The entry of their job, until it is over.
+    job: Option<u32>,
+    bytes: u64,
+    /// Nanoseconds that its items took to pull and encode.
+    encoding: u64,
+    /// Results that wait for those of the chunks before.
+    waiting: Vec<Result<R, TaskError>>,
+    /// Items that failed and are run again, one by one, once the others are through.
+    again: Vec<Again>,
+    /// The one of them that the job is about.
+    retried: Option<Again>,
+    /// Until when the job rests, which is over: nothing is to be done before.
+    rest: Option<Deadline>,
+    /// Results that wait for those of earlier items of this chunk that are run again.
+    kept: Vec<(u32, Result<R, TaskError>)>,
+}
+
+/// An item that is run again.
+#[derive(Clone, Copy, Debug)]
+struct Again {
+    item: u32,
+    /// How often it was handed to a worker, and how often it was run again.
+    attempts: u32,
+    retries: u32,
+    /// Not before.
+    due: Deadline,
+}
+
+impl<R> Chunk<R> {
+    fn new(start: u64, job: Option<u32>, bytes: u64) -> Self {
+        Self {
+            start,
+            job,
+            bytes,
+            encoding: 0,
+            waiting: Vec::new(),
+            again: Vec::new(),
+            retried: None,
+            rest: None,
+            kept: Vec::new(),
+        }
+    }
+
+    /// What is to be looked at once its worker is through.
+    fn present(&self) -> Option<u32> {
+        self.job.filter(|_| self.rest.is_none())
+    }
+
+    /// Whether results of it wait for an item that is run again.
+    fn is_keeping(&self) -> bool {
+        self.retried.is_some() || !self.again.is_empty() || !self.kept.is_empty()
+    }
+
+    /// How often an item was run again, and had been handed to a worker, before the present attempt.
+    fn before(&self, item: u32) -> (u32, u32) {
+        match &self.retried {
+            Some(again) if again.item == item => (again.retries, again.attempts),
+            _ => (0, 0),
+        }
+    }
+}
+
+/// How filling a job ended.
+enum Filled {
+    /// A job is out, or an item has failed.
+    Something,
+    /// There is no memory for more until a job is over.
+    Blocked,
+    /// There are no more items.
+    Exhausted,
+}
+
+/// What a call is asked to do when nothing is to be had at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Wait until a result is there.
+    Wait,
+    /// Come back.
+    None,
+}
+
+/// How far a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum State {
+    /// Results may follow.
+    UnderWay,
+    /// All results were delivered.
+    Over,
+}
+
+impl<'p, R: Transfer> Call<'p, R> {
+    /// Begins a call of `task`, which the pool has let in as `number`. Its limit is watched over.
+    pub(super) fn new(
+        pool: &'p Inner,
+        task: &'static Entry,
+        number: u32,
+        order: Order,
+        terms: Terms,
+    ) -> Self {
+        let settings = &pool.settings;
+        let workers = pool.workers() as u64;
+        // No job is larger than a worker's share of the window, or than its life is long.
+        let share = settings
+            .window
+            .map_or(u64::MAX, |window| window / (2 * workers));
+        let most = share.min(settings.max_tasks.unwrap_or(u64::MAX));
+        Self {
+            pool,
+            task,
+            number,
+            terms,
+            order,
+            chunks: VecDeque::new(),
+            running: 0,
+            bytes: 0,
+            sizer: Sizer::new(settings.chunk_size, most, workers),
+            pulled: 0,
+            delivered: 0,
+            is_exhausted: false,
+            is_many: true,
+            merge: None,
+            targets: None,
+            result: PhantomData,
+        }
+    }
+
+    /// A call of one item, whose error names no index.
+    pub(super) fn single(mut self) -> Self {
+        self.is_many = false;
+        self
+    }
+
+    /// A call of one item for each of these workers alone.
+    pub(super) fn to(mut self, workers: Vec<Holder>) -> Self {
+        self.sizer = Sizer::new(Some(1), 1, 1);
+        // There is no other that could.
+        self.terms.set_retries(Retries::NONE);
+        self.targets = Some(workers);
+        self
+    }
+
+    /// A call of which a result stands for as many items in a row as workers could merge with
+    /// `merge`.
+    pub(super) fn merging(mut self, merge: &'static Entry) -> Self {
+        self.merge = Some(merge);
+        self
+    }
+
+    /// What is to be run, as a job's items say it.
+    fn name(&self) -> Cow<'static, str> {
+        let task = (self.task.name)();
+        match self.merge {
+            Some(merge) => Cow::Owned(format!("{task}\0{}", (merge.name)())),
+            None => Cow::Borrowed(task),
+        }
+    }
+
+    /// The worker for which alone an item is.
+    fn target(&self, item: u64) -> Option<Holder> {
+        self.targets.as_ref()?.get(item as usize).copied()
+    }
+
+    /// Why the pool runs no more jobs, if that is so.
+    pub(super) fn stop(&self) -> Option<&'p Stop> {
+        self.pool.stop()
+    }
+
+    /// What is to be said of the item `index`, which a pool that has stopped will not run.
+    pub(super) fn stopped(&self, stop: &Stop, index: u64) -> TaskError {
+        self.complete(failure::stopped(stop, false), index)
+    }
+
+    /// Whether an item of it is out or has been.
+    pub(super) fn has_begun(&self) -> bool {
+        self.pulled > 0
+    }
+
+    /// Takes back what is out, kills the workers that are at it, and returns the error for that.
+    pub(super) fn cancel(&mut self) -> TaskError {
+        let mut may_have_begun = self.delivered > 0;
+        for chunk in self.chunks.drain(..) {
+            may_have_begun |= match chunk.job {
+                Some(index) => self.pool.kill_job(index),
+                None => !chunk.waiting.is_empty(),
+            };
+        }
+        self.running = 0;
+        self.is_exhausted = true;
+        let error = failure::cancelled(may_have_begun).with_task((self.task.name)());
+        self.pool.note_failure(&error);
+        error
+    }
+
+    /// Goes on until there are results, and hands them to `sink`, as many as there are. `held` is
+    /// how many the caller has that count for the window still; `limit` bounds them.
+    pub(super) fn drive(
+        &mut self,
+        source: &mut impl Source,
+        sink: &mut impl FnMut(Result<R, TaskError>),
+        held: u64,
+        is_bounded: bool,
+        patience: Patience,
+    ) -> State {
+        let before = self.delivered;
+        loop {
+            if let Some(stop) = self.pool.stop() {
+                self.give_up(stop, source, sink);
+                return State::Over;
+            }
+            let held = held + (self.delivered - before);
+            let is_blocked = self.feed(source, held, is_bounded, sink);
+            let harvested = self.harvest(sink);
+            if self.chunks.is_empty() && self.is_exhausted {
+                return State::Over;
+            }
+            if self.delivered > before || patience == Patience::None {
+                return State::UnderWay;
+            }
+            if !harvested && (is_blocked || !self.has_room(held, is_bounded)) {
+                self.wait();
+            }
+        }
+    }
+
+    // Feeding.
+
+    /// Puts jobs out while there is room; true if memory is what is lacking.
+    fn feed(
+        &mut self,
+        source: &mut impl Source,
+        held: u64,
+        is_bounded: bool,
+        sink: &mut impl FnMut(Result<R, TaskError>),
+    ) -> bool {
+        while self.has_room(held, is_bounded) {
+            match self.fill(source, held, is_bounded) {
+                Filled::Something => {}
+                Filled::Blocked => return true,
+                Filled::Exhausted => self.is_exhausted = true,
+            }
+        }
+        self.deliver_front(sink);
+        false
+    }
+
+    /// Whether another job may be filled now.
+    fn has_room(&self, held: u64, is_bounded: bool) -> bool {
+        !self.is_exhausted
+            && self.running < self.pool.window_jobs()
+            // A job larger than that goes out alone.
+            && (self.bytes < MOST_BYTES || self.running == 0)
+            && self.window_left(held, is_bounded) > 0
+    }
+
+    /// How many items may be pulled before a result is taken.
+    fn window_left(&self, held: u64, is_bounded: bool) -> u64 {
+        let window = match self.pool.settings.window {
+            Some(window) => window,
+            None if is_bounded => {
+                // Twice what is out at once, so that one slow job does not stop the others.
+                2 * self.pool.window_jobs() as u64 * self.sizer.next(None)
+            }
+            None => return u64::MAX,
+        };
+        window.saturating_sub(self.pulled - self.delivered + held)
+    }
+
+    /// Fills a job with items and puts it out.
+    fn fill(&mut self, source: &mut impl Source, held: u64, is_bounded: bool) -> Filled {
+        if !source.load() {
+            return Filled::Exhausted;
+        }
+        let wish = self
+            .sizer
+            .next(source.left())
+            .min(self.window_left(held, is_bounded));
+        let began = sys::clock::now();
+        let me = Owner::Process(self.pool.memory.peers().me());
+        let arena = self.pool.memory.arena().clone();
+        let buffer = Buffer::in_block(arena, me, wire::RECORDS)
+            .and_then(|mut out| wire::begin_items(&self.name(), &mut out).map(|()| out));
+        let Ok(mut out) = buffer else {
+            if self.running > 0 {
+                return Filled::Blocked;
+            }
+            source.pass();
+            self.fail_next(failure::no_room_for_argument());
+            return Filled::Something;
+        };
+        let mut count = 0;
+        let mut failed = None;
+        let mut is_blocked = false;
+        let mut good = out.len();
+        let encode = || {
+            while count < wish && !(count > 0 && wire::is_full(out.len())) {
+                if !source.load() {
+                    self.is_exhausted = true;
+                    break;
+                }
+                match wire::write_item(&mut out, |out| source.encode(out)) {
+                    Ok(()) => {
+                        source.pass();
+                        count += 1;
+                        good = out.len();
+                    }
+                    // The item is tried again once a job is over.
+                    Err(error)
+                        if error.kind == EncodeErrorKind::Full
+                            && (count > 0 || self.running > 0) =>
+                    {
+                        is_blocked = true;
+                        break;
+                    }
+                    Err(error) => {
+                        source.pass();
+                        failed = Some(error);
+                        break;
+                    }
+                }
+            }
+        };
+        let encode = || catch_unwind(AssertUnwindSafe(encode));
+        let (encoded, sent) = match self.pool.settings.is_isolated {
+            true => (transfer::abroad(encode), Sent::default()),
+            false => transfer::sending(encode),
+        };
+        // What was pulled before a panic goes out all the same: each item has its outcome.
+        out.truncate(good);
+        if count > 0 {
+            self.put_out(count as u32, out, &sent, began);
+        }
+        if let Err(panic) = encoded {
+            if source.is_held() {
+                source.pass();
+                self.fail_next(failure::argument_panicked(source.type_name()));
+            }
+            resume_unwind(panic);
+        }
+        if let Some(error) = failed {
+            let error = match error.kind == EncodeErrorKind::Full {
+                true => failure::no_room_for_argument(),
+                false => failure::not_encoded(error, source.type_name()),
+            };
+            self.fail_next(error);
+        }
+        match is_blocked && self.running > 0 {
+            true => Filled::Blocked,
+            false => Filled::Something,
+        }
+    }
+
+    /// Puts a job out.
+    fn put_out(&mut self, count: u32, out: Buffer, sent: &Sent, began: u64) {
+        let start = self.pulled;
+        let len = out.len() as u64;
+        let packed = sent.pack(self.pool.program).ok();
+        // Not without a parcel: nobody would give the entry back.
+        let index = packed.and_then(|_| self.pool.acquire_job());
+        let (Some(parcel), Some(index)) = (packed, index) else {
+            if let Some(parcel) = packed.flatten() {
+                let program = self.pool.program;
+                program.table.discard(&program.arena, parcel);
+            }
+            for _ in 0..count {
+                self.fail_next(failure::no_room_for_argument());
+            }
+            return;
+        };
+        let memory = &self.pool.memory;
+        let job = memory.job(index);
+        let block = out.into_block().ok();
+        job.input.store(
+            block.as_ref().map_or(0, |block| block.id().bits()),
+            Ordering::Relaxed,
+        );
+        job.input_len.store(len, Ordering::Relaxed);
+        job.input_parcel
+            .store(parcel.map_or(0, |parcel| parcel.bits()), Ordering::Relaxed);
+        job.count.store(count, Ordering::Relaxed);
+        job.bell.store(self.number, Ordering::Relaxed);
+        job.limit.store(self.terms.limit(), Ordering::Relaxed);
+        let target = self.target(start).map_or(0, Holder::bits);
+        job.target.store(target, Ordering::Relaxed);
+        self.pulled += u64::from(count);
+        self.running += 1;
+        self.bytes += len;
+        let offered = sys::clock::now();
+        job.offered.store(offered, Ordering::Relaxed);
+        let mut chunk = Chunk::new(start, Some(index), len);
+        chunk.encoding = (offered - began).max(1);
+        self.chunks.push_back(chunk);
+        fault!("pool.filled");
+        self.offer(index, 0, 0);
+    }
+
+    /// Offers a job to the workers, from its item `first` on.
+    fn offer(&self, index: u32, first: u32, attempt: u8) {
+        let memory = &self.pool.memory;
+        let job = memory.job(index);
+        job.first.store(first, Ordering::Relaxed);
+        job.set_early(Early::No);
+        job.offer(attempt);
+        fault!("pool.offered");
+        if let Some(worker) = Holder::from_bits(job.target.load(Ordering::Relaxed)) {
+            self.pool.post(index, worker);
+            return;
+        }
+        // Full only if thousands of jobs were withdrawn while all workers were busy.
+        while memory.push(index).is_err() && self.pool.stop().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.pool.summon();
+    }
+
+    /// Notes that the next item has failed before it could be put out.
+    fn fail_next(&mut self, error: TaskError) {
+        let error = self.complete(error, self.pulled);
+        let mut chunk = Chunk::new(self.pulled, None, 0);
+        chunk.waiting.push(Err(error));
+        self.pulled += 1;
+        match self.order {
+            Order::Input => self.chunks.push_back(chunk),
+            Order::Completion => self.chunks.push_front(chunk),
+        }
+    }
+
+    /// Adds to an error which task and item it is about.
+    fn complete(&self, error: TaskError, index: u64) -> TaskError {
+        let error = error.with_task((self.task.name)());
+        let error = match self.is_many {
+            true => error.with_index(index),
+            false => error,
+        };
+        self.pool.note_failure(&error);
+        error
+    }
+
+    // Harvesting.
+
+    /// Waits until a job is over or the pool stops.
+    fn wait(&self) {
+        let memory = &self.pool.memory;
+        let bell = memory.done_bell(self.number);
+        let ticket = bell.listen();
+        let is_over = |chunk: &Chunk<R>| {
+            chunk
+                .present()
+                .is_some_and(|index| memory.job(index).outlook() != Outlook::Waiting)
+        };
+        if self.pool.stop().is_none() && !self.chunks.iter().any(is_over) {
+            bell.wait(memory.peers(), ticket, self.due());
+        }
+    }
+
+    /// When there is something to do whatever becomes of the jobs.
+    pub(super) fn due(&self) -> Deadline {
+        let rests = self.chunks.iter().filter_map(|chunk| chunk.rest);
+        rests.fold(Deadline::NEVER, Deadline::earlier)
+    }
+
+    /// Takes the results of all jobs that are over; false if there were none.
+    fn harvest(&mut self, sink: &mut impl FnMut(Result<R, TaskError>)) -> bool {
+        let mut any = false;
+        let mut at = 0;
+        while at < self.chunks.len() {
+            if self.chunks[at].rest.is_some_and(Deadline::has_passed) {
+                self.run_again(at);
+            }
+            let outlook = match self.chunks[at].present() {
+                Some(index) => self.pool.memory.job(index).outlook(),
+                None => Outlook::Waiting,
+            };
+            match outlook {
+                Outlook::Waiting => {}
+                Outlook::Done(worker) => {
+                    any = true;
+                    self.take(at, worker, true, sink);
+                }
+                Outlook::Dead(worker) => {
+                    any = true;
+                    self.take(at, worker, false, sink);
+                }
+            }
+            if self.order == Order::Completion && self.chunks[at].job.is_none() {
+                // It was delivered; another has its place now.
+                self.chunks.swap_remove_back(at);
+                continue;
+            }
+            let before = self.chunks.len();
+            self.deliver_front(sink);
+            // What was delivered in front has moved the others up.
+            at = (at + 1).saturating_sub(before - self.chunks.len());
+        }
+        any
+    }
+
+    /// Delivers what the first chunks hold, and drops those that are over.
+    fn deliver_front(&mut self, sink: &mut impl FnMut(Result<R, TaskError>)) {
+        while let Some(front) = self.chunks.front_mut() {
+            for result in front.waiting.drain(..) {
+                self.delivered += 1;
+                sink(result);
+            }
+            if front.job.is_some() {
+                break;
+            }
+            self.chunks.pop_front();
+        }
+    }
+
+    /// Takes the results of the job of the chunk `at`, which is over.
+    fn take(
+        &mut self,
+        at: usize,
+        worker: Option<Holder>,
+        is_done: bool,
+        sink: &mut impl FnMut(Result<R, TaskError>),
+    ) {
+        let Some(index) = self.chunks[at].job else {
+            return;
+        };
+        fault!("pool.harvesting");
+        let pool = self.pool;
+        let job = pool.memory.job(index);
+        let first = job.first.load(Ordering::Relaxed);
+        let count = job.count.load(Ordering::Relaxed);
+        let Progress { claimed, done } = job.progress();
+        let done = done.clamp(first, count);
+        // Acquire: pairs with the Release in the worker's `merge`.
+        let merged = job.merged.load(Ordering::Acquire);
+        let tally = if is_done && merged != 0 {
+            let mut tally = self.read_results(at, merged, first..first + 1, worker, sink);
+            // It stands for all of them.
+            let others = u64::from(done - first) - 1;
+            self.delivered += others;
+            tally.done += others;
+            tally
+        } else {
+            let block = job.result.load(Ordering::Acquire);
+            self.read_results(at, block, first..done, worker, sink)
+        };
+        self.count(at, index, tally, claimed > first, is_done);
+        if is_done {
+            let elapsed = Duration::from_nanos(job.elapsed.load(Ordering::Relaxed));
+            self.sizer.learn(u64::from(done - first), elapsed);
+        }
+        if let (Some(timeline), Some(worker)) = (trace::timeline(), worker) {
+            let first = self.chunks[at].start + u64::from(first);
+            let last = self.chunks[at].start + u64::from(claimed.max(done));
+            self.note(timeline, index, first..last, worker, is_done);
+        }
+        // What is left, if anything, goes back, but for the item that the worker was at.
+        let attempt = if done > first { 1 } else { job.attempt() + 1 };
+        let (failed, attempt) = match (is_done, job.early()) {
+            (true, Early::No | Early::Retired) => (None, 0),
+            (true, Early::OutOfMemory) => (Some(failure::no_room_for_result()), 0),
+            (true, Early::NoRoom) => (Some(failure::no_room_for_argument()), 0),
+            (true, Early::Unreadable) => (Some(failure::lost("the worker could not read it")), 0),
+            (false, early) => match claimed > done || early == Early::OutOfMemory {
+                true => (Some(self.crash(index)), 0),
+                false if self.targets.is_some() => {
+                    let error = self.crash(index).with_may_have_started(false);
+                    (Some(error.with_attempts(0)), 0)
+                }
+                false if attempt >= MOST_ATTEMPTS && done < count => {
+                    let error = self.crash(index).with_may_have_started(false);
+                    (Some(error.with_attempts(u32::from(MOST_ATTEMPTS))), 0)
+                }
+                false => (None, attempt),
+            },
+        };
+        let mut next = done;
+        if let Some(error) = failed.filter(|_| done < count) {
+            let place = self.chunks[at].start + u64::from(done);
+            let worker = worker.or_else(|| self.target(place));
+            let error = match worker.and_then(|worker| pool.who(worker)) {
+                Some((name, pid)) => error.with_process(name, pid),
+                None => error,
+            };
+            let error = self.complete(error, place);
+            if let Some(error) = self.retry(at, done, error) {
+                self.put(at, done, Err(error), sink);
+            }
+            next += 1;
+        }
+        if let Some(stop) = pool.stop() {
+            // Nobody will run what is left.
+            let had_begun = self.chunks[at].retried.is_some();
+            for item in next..count {
+                let error = failure::stopped(stop, had_begun);
+                let error = self.complete(error, self.chunks[at].start + u64::from(item));
+                self.put(at, item, Err(error), sink);
+            }
+            next = count;
+        }
+        if next < count {
+            fault!("pool.requeueing");
+            pool.clear_result(index);
+            job.offered.store(sys::clock::now(), Ordering::Relaxed);
+            self.offer(index, next, attempt);
+            return;
+        }
+        self.chunks[at].retried = None;
+        if !self.chunks[at].again.is_empty() {
+            pool.clear_result(index);
+            self.run_again(at);
+            return;
+        }
+        let chunk = &mut self.chunks[at];
+        chunk.kept.sort_unstable_by_key(|&(item, _)| item);
+        let kept = std::mem::take(&mut chunk.kept);
+        chunk
+            .waiting
+            .extend(kept.into_iter().map(|(_, result)| result));
+        chunk.job = None;
+        self.running -= 1;
+        self.bytes -= chunk.bytes;
+        fault!("pool.harvested");
+        pool.release_job(index);
+    }
+
+    /// Has an item that failed run again, if it is to be; otherwise gives its error back.
+    #[cold]
+    fn retry(&mut self, at: usize, item: u32, error: TaskError) -> Option<TaskError> {
+        let (retries, attempts) = self.chunks[at].before(item);
+        let attempts = attempts + error.attempts();
+        let error = error.with_attempts(attempts);
+        let due = match self.pool.stop() {
+            None => self.terms.retry(&error, retries),
+            Some(_) => None,
+        };
+        let Some(due) = due else { return Some(error) };
+        self.chunks[at].again.push(Again {
+            item,
+            attempts,
+            retries: retries + 1,
+            due,
+        });
+        None
+    }
+
+    /// Offers the next item of a chunk that is to be run again, or has the chunk rest until it is
+    /// time. Its job is over.
+    #[cold]
+    fn run_again(&mut self, at: usize) {
+        let chunk = &mut self.chunks[at];
+        let Some(index) = chunk.job else { return };
+        let ready = chunk.again.iter().position(|again| again.due.has_passed());
+        let Some(ready) = ready else {
+            let dues = chunk.again.iter().map(|again| again.due);
+            chunk.rest = Some(dues.fold(Deadline::NEVER, Deadline::earlier));
+            return;
+        };
+        chunk.rest = None;
+        let again = chunk.again.swap_remove(ready);
+        chunk.retried = Some(again);
+        let job = self.pool.memory.job(index);
+        job.count.store(again.item + 1, Ordering::Relaxed);
+        fault!("pool.retrying");
+        self.offer(index, again.item, 0);
+    }
+
+    /// Adds a job that is over to the timeline.
+    #[cold]
+    fn note(
+        &self,
+        timeline: &Timeline,
+        index: u32,
+        items: std::ops::Range<u64>,
+        worker: Holder,
+        is_done: bool,
+    ) {
+        let job = self.pool.memory.job(index);
+        let began = job.began.load(Ordering::Relaxed);
+        // A worker that died did not say when; it was found at once.
+        let ended = match is_done {
+            true => began + job.elapsed.load(Ordering::Relaxed),
+            false => sys::clock::now(),
+        };
+        if items.is_empty() {
+            return;
+        }
+        let (name, pid) = self.pool.who(worker).unwrap_or_default();
+        let span = Span {
+            task: (self.task.name)().to_owned(),
+            began,
+            ended,
+            items,
+            is_done,
+        };
+        timeline.add(&name, pid, span);
+    }
+
+    /// Decodes the results of some items, as far as they are there, which lie in a block.
+    fn read_results(
+        &mut self,
+        at: usize,
+        block: u64,
+        items: std::ops::Range<u32>,
+        worker: Option<Holder>,
+        sink: &mut impl FnMut(Result<R, TaskError>),
+    ) -> Tally {
+        let pool = self.pool;
+        let program = pool.program;
+        let bytes = pool.memory.bytes(block, usize::MAX);
+        let mut records = bytes
+            .and_then(|bytes| bytes.get(wire::RECORDS..))
+            .unwrap_or(&[]);
+        let is_direct = at == 0 || self.order == Order::Completion;
+        let mut is_keeping = self.order == Order::Input && self.chunks[at].is_keeping();
+        if !is_direct {
+            self.chunks[at].waiting.reserve(items.len());
+        }
+        let start = self.chunks[at].start;
+        let (wanted, received, mut failed) = (items.len() as u64, records.len(), 0);
+        let read = || {
+            for item in items {
+                let result = match wire::read_outcome(&mut records) {
+                    Some(outcome) => {
+                        let decode = || decode_result::<R>(outcome.tag, outcome.payload);
+                        // The results before it have been delivered: a panic would have them read
+                        // and delivered again.
+                        let result = panic::catch(decode)
+                            .unwrap_or_else(|panic| Err(failure::result_panicked::<R>(panic)));
+                        if let Some(parcel) = outcome.parcel {
+                            program.table.discard(&program.arena, parcel);
+                        }
+                        result
+                    }
+                    None => Err(failure::lost("its result is not where it should be")),
+                };
+                let result = match result {
+                    Ok(value) => Ok(value),
+                    Err(error) => {
+                        failed += 1;
+                        let error = self.explain(error, start + u64::from(item), worker);
+                        let Some(error) = self.retry(at, item, error) else {
+                            is_keeping = self.order == Order::Input;
+                            continue;
+                        };
+                        Err(error)
+                    }
+                };
+                if is_keeping {
+                    self.chunks[at].kept.push((item, result));
+                } else if is_direct {
+                    self.delivered += 1;
+                    sink(result);
+                } else {
+                    self.chunks[at].waiting.push(result);
+                }
+            }
+        };
+        match pool.settings.is_isolated {
+            // A handle in it could only be forged.
+            true => transfer::abroad(read),
+            false => transfer::receiving(program, read),
+        }
+        Tally {
+            done: wanted - failed,
+            received: (received - records.len()) as u64,
+            ..Tally::default()
+        }
+    }
+
+    /// Counts a job that is over, or that goes back.
+    fn count(&mut self, at: usize, index: u32, mut tally: Tally, has_begun: bool, is_done: bool) {
+        let job = self.pool.memory.job(index);
+        let chunk = &mut self.chunks[at];
+        if chunk.encoding > 0 {
+            // Once, however often it is offered.
+            tally.sent = chunk.bytes;
+            tally.encoding = std::mem::take(&mut chunk.encoding);
+        }
+        if has_begun {
+            let began = job.began.load(Ordering::Relaxed);
+            tally.waiting = began.saturating_sub(job.offered.load(Ordering::Relaxed));
+            // A worker that died did not say when; it was found at once.
+            tally.working = match is_done {
+                true => job.elapsed.load(Ordering::Relaxed),
+                false => sys::clock::now().saturating_sub(began),
+            };
+        }
+        lock(&self.pool.totals).add(tally);
+    }
+
+    /// Completes the error of an item that a worker ran.
+    #[cold]
+    fn explain(&self, error: TaskError, index: u64, worker: Option<Holder>) -> TaskError {
+        let error = match worker.and_then(|worker| self.pool.who(worker)) {
+            Some((name, pid)) => error.with_process(name, pid),
+            None => error,
+        };
+        self.complete(error, index)
+    }
+
+    /// What became of the item that a worker was at when it died.
+    fn crash(&self, index: u32) -> TaskError {
+        match self.pool.death(index) {
+            Some(death) if self.pool.memory.job(index).is_expired() => {
+                death.timed_out(Duration::from_nanos(self.terms.limit()))
+            }
+            Some(death) => death.failure(),
+            None => failure::lost("its worker ended"),
+        }
+    }
+
+    /// Delivers a result of the chunk `at`, or keeps it until its turn.
+    fn put(
+        &mut self,
+        at: usize,
+        item: u32,
+        result: Result<R, TaskError>,
+        sink: &mut impl FnMut(Result<R, TaskError>),
+    ) {
+        if self.order == Order::Input && self.chunks[at].is_keeping() {
+            self.chunks[at].kept.push((item, result));
+        } else if at == 0 || self.order == Order::Completion {
+            self.delivered += 1;
+            sink(result);
+        } else {
+            self.chunks[at].waiting.push(result);
+        }
+    }
+
+    // Ending early.
+
+    /// Delivers what there is, and the pool's end for all items that are out and for the next one.
+    fn give_up(
+        &mut self,
+        stop: &Stop,
+        source: &mut impl Source,
+        sink: &mut impl FnMut(Result<R, TaskError>),
+    ) {
+        self.harvest_done(sink);
+        while let Some(mut chunk) = self.chunks.pop_front() {
+            for result in chunk.waiting.drain(..) {
+                self.delivered += 1;
+                sink(result);
+            }
+            let Some(index) = chunk.job else { continue };
+            let job = self.pool.memory.job(index);
+            let count = job.count.load(Ordering::Relaxed);
+            let first = job.first.load(Ordering::Relaxed);
+            let claimed = job.progress().claimed;
+            let due = if chunk.rest.is_none() {
+                first..count
+            } else {
+                0..0
+            };
+            let had_begun = chunk.retried.is_some();
+            let due = due.map(|item| (item, had_begun || item < claimed));
+            let again = chunk.again.iter().map(|again| (again.item, true));
+            for (item, may_have_begun) in due.chain(again) {
+                let error = failure::stopped(stop, may_have_begun);
+                let error = self.complete(error, chunk.start + u64::from(item));
+                chunk.kept.push((item, Err(error)));
+            }
+            chunk.kept.sort_unstable_by_key(|&(item, _)| item);
+            for (_, result) in chunk.kept.drain(..) {
+                self.delivered += 1;
+                sink(result);
+            }
+            self.running -= 1;
+            self.bytes -= chunk.bytes;
+            self.pool.abandon_job(index);
+        }
+        if !self.is_exhausted && source.load() {
+            source.pass();
+            let error = self.complete(failure::stopped(stop, false), self.pulled);
+            self.pulled += 1;
+            self.delivered += 1;
+            sink(Err(error));
+        }
+        self.is_exhausted = true;
+    }
+
+    /// Takes the results of jobs that were done before the pool stopped.
+    fn harvest_done(&mut self, sink: &mut impl FnMut(Result<R, TaskError>)) {
+        let mut at = 0;
+        while at < self.chunks.len() {
+            if let Some(index) = self.chunks[at].present()
+                && let Outlook::Done(worker) = self.pool.memory.job(index).outlook()
+            {
+                self.take(at, worker, true, sink);
+            }
+            at += 1;
+        }
+    }
+}
+
+impl<R> Drop for Call<'_, R> {
+    /// Takes back what is out: when an iterator or a `Deserialize` panics, and when results are not
+    /// wanted to the end.
+    fn drop(&mut self) {
+        if is_forked() {
+            return;
+        }
+        for chunk in self.chunks.drain(..) {
+            if let Some(index) = chunk.job {
+                self.pool.abandon_job(index);
+            }
+        }
+        self.pool.leave_watched(&self.terms);
+    }
+}

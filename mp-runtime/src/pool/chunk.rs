@@ -1,0 +1,134 @@
+//! How many items make a job: few enough to spread, many enough not to be felt.
+
+use std::time::Duration;
+
+use super::job::MOST_ITEMS;
+
+/// What a job should take: long against what it costs to hand it over, short against what a
+/// caller would notice.
+const TARGET: Duration = Duration::from_millis(1);
+/// How much larger the next job may be than those whose time is known.
+const GROWTH: u64 = 8;
+/// Items of a job at most.
+pub(super) const MAX_ITEMS: u64 = 16 * 1024;
+/// Bytes of items after which a job is full; a larger item is a job of its own.
+pub(super) const MAX_BYTES: usize = 256 * 1024;
+
+/// Sizes the jobs of one call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizer {
+    /// A size that was asked for, which stays.
+    fixed: Option<u64>,
+    /// No job is larger.
+    most: u64,
+    /// Jobs into which what is left should be cut at least.
+    shares: u64,
+    size: u64,
+    /// Nanoseconds that an item takes, as far as is known.
+    each: Option<f64>,
+}
+
+impl Sizer {
+    /// For `workers` workers; a job of more than `most` items is of no use.
+    pub(super) fn new(fixed: Option<u64>, most: u64, workers: u64) -> Self {
+        Self {
+            fixed,
+            most: most.clamp(1, u64::from(MOST_ITEMS)),
+            shares: workers * 2,
+            // One, so that a few long items go to as many workers.
+            size: 1,
+            each: None,
+        }
+    }
+
+    /// How many items the next job should have, when `left` are left, if that is known.
+    pub(super) fn next(&self, left: Option<u64>) -> u64 {
+        if let Some(fixed) = self.fixed {
+            return fixed.min(self.most);
+        }
+        let share = left.map_or(u64::MAX, |left| left.div_ceil(self.shares));
+        self.size.min(share).min(MAX_ITEMS).min(self.most).max(1)
+    }
+
+    /// Learns from a job how long its items took.
+    pub(super) fn learn(&mut self, items: u64, elapsed: Duration) {
+        if items == 0 {
+            return;
+        }
+        let each = elapsed.as_nanos() as f64 / items as f64;
+        // The slower of what was known and what is new counts more: a job that is too long hurts
+        // more than one that is too short.
+        let known = self.each.unwrap_or(each);
+        let weight = if each > known { 0.5 } else { 0.25 };
+        let each = known + (each - known) * weight;
+        self.each = Some(each);
+        let wish = (TARGET.as_nanos() as f64 / each.max(0.1)) as u64;
+        self.size = wish
+            .clamp(1, MAX_ITEMS)
+            .min(items.saturating_mul(GROWTH).max(self.size));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nanos(each: u64, items: u64) -> Duration {
+        Duration::from_nanos(each * items)
+    }
+
+    #[test]
+    fn first_jobs_have_one_item() {
+        assert_eq!(Sizer::new(None, u64::MAX, 2).next(None), 1);
+        assert_eq!(Sizer::new(None, u64::MAX, 2).next(Some(1_000_000)), 1);
+    }
+
+    #[test]
+    fn jobs_of_cheap_items_grow_to_the_limit_and_of_dear_ones_not_at_all() {
+        let mut cheap = Sizer::new(None, u64::MAX, 2);
+        let mut dear = cheap;
+        for _ in 0..10 {
+            let items = cheap.next(None);
+            cheap.learn(items, nanos(10, items));
+            let items = dear.next(None);
+            dear.learn(items, nanos(5_000_000, items));
+        }
+        assert_eq!(cheap.next(None), MAX_ITEMS);
+        assert_eq!(dear.next(None), 1);
+    }
+
+    #[test]
+    fn growth_is_bounded_and_items_that_become_dear_shrink_the_jobs() {
+        let mut sizer = Sizer::new(None, u64::MAX, 2);
+        sizer.learn(1, nanos(10, 1));
+        assert_eq!(sizer.next(None), GROWTH);
+        for _ in 0..10 {
+            let items = sizer.next(None);
+            sizer.learn(items, nanos(10, items));
+        }
+        for _ in 0..3 {
+            sizer.learn(100, nanos(1_000_000, 100));
+        }
+        assert!(sizer.next(None) <= 2);
+    }
+
+    #[test]
+    fn what_is_left_is_shared_out() {
+        let mut sizer = Sizer::new(None, u64::MAX, 2);
+        for _ in 0..10 {
+            let items = sizer.next(None);
+            sizer.learn(items, nanos(10, items));
+        }
+        assert_eq!(sizer.next(Some(1000)), 250);
+        assert_eq!(sizer.next(Some(3)), 1);
+        assert_eq!(sizer.next(Some(0)), 1);
+    }
+
+    #[test]
+    fn fixed_size_stays_within_what_is_of_use() {
+        let mut sizer = Sizer::new(Some(20), u64::MAX, 2);
+        sizer.learn(20, nanos(1_000_000_000, 20));
+        assert_eq!(sizer.next(Some(5)), 20);
+        assert_eq!(Sizer::new(Some(20), 7, 2).next(None), 7);
+    }
+}

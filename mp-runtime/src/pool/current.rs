@@ -1,0 +1,116 @@
+//! What a task can ask about the item that its worker is at.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::job::Job;
+use super::region::{Memory, STOPPED};
+use crate::sync::raw::Holder;
+use crate::sys;
+
+/// The pool that this process works for.
+static POOL: OnceLock<(&'static Memory, Holder)> = OnceLock::new();
+/// The entry of the job that the worker is at, and one; zero is none. Relaxed: a task asks about
+/// the job that it is in itself, and whatever the others see was true a moment ago.
+static JOB: AtomicU32 = AtomicU32::new(0);
+
+/// Notes which pool this process works for, once.
+pub(super) fn set_pool(memory: &'static Memory, me: Holder) {
+    let _ = POOL.set((memory, me));
+}
+
+/// Notes which job the worker is at.
+#[inline]
+pub(super) fn set_job(index: Option<u32>) {
+    JOB.store(index.map_or(0, |index| index + 1), Ordering::Relaxed);
+}
+
+fn current() -> Option<(&'static Memory, Holder, &'static Job)> {
+    let (memory, me) = *POOL.get()?;
+    let index = JOB.load(Ordering::Relaxed).checked_sub(1)?;
+    Some((memory, me, memory.job(index)))
+}
+
+/// The moment on the monotonic clock, in nanoseconds, at which the item's time is over.
+fn due(job: &Job) -> Option<u64> {
+    let limit = job.limit.load(Ordering::Relaxed);
+    (limit > 0).then(|| job.item_began.load(Ordering::Relaxed).saturating_add(limit))
+}
+
+/// The moment at which the time of the task that calls this is over: see
+/// [`PoolBuilder::task_timeout`](crate::PoolBuilder::task_timeout). `None` if there is no such
+/// limit, and outside of a pool's tasks; isolated workers do not know it.
+///
+/// A task that can stop early, with what it has by then, asks for it: at this moment the worker is
+/// killed, or, if the pool gives its tasks a [`grace`](crate::PoolBuilder::grace), after that.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::{Duration, Instant};
+/// # use mp::Pool;
+/// /// The best of as many tries as there is time for.
+/// #[mp::task]
+/// fn search(seed: u64) -> u64 {
+///     let margin = Duration::from_millis(50);
+///     let end = mp::deadline().map(|end| end - margin);
+///     let mut best = seed;
+///     while end.is_some_and(|end| Instant::now() < end) {
+///         best = best.max(best.rotate_left(7) ^ seed);
+///     }
+///     best
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::builder().workers(1).task_timeout(Duration::from_millis(500)).build()?;
+/// assert!(pool.apply(search, (3,))? >= 3);
+/// # Ok(())
+/// # }
+/// ```
+pub fn deadline() -> Option<Instant> {
+    let (_, _, job) = current()?;
+    let left = due(job)?.saturating_sub(sys::clock::now());
+    Some(Instant::now() + Duration::from_nanos(left))
+}
+
+/// Whether the task that calls this works for nothing: its time is over, somebody has
+/// [cancelled](crate::Job::cancel) it, or the pool has ended. Always false outside of a pool's
+/// tasks, and in isolated workers.
+///
+/// To be of use, the pool must give its tasks a [`grace`](crate::PoolBuilder::grace): otherwise they
+/// are killed at that moment. What a task returns within the grace after its deadline is its
+/// result; that of a cancelled task is dropped.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// # use mp::Pool;
+/// #[mp::task]
+/// fn until_stopped() -> u64 {
+///     let mut rounds = 0;
+///     while !mp::is_cancelled() {
+///         rounds += 1;
+///         std::thread::sleep(Duration::from_millis(1));
+///     }
+///     rounds
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::builder()
+///     .workers(1)
+///     .task_timeout(Duration::from_millis(50))
+///     .grace(Duration::from_secs(10))
+///     .build()?;
+/// assert!(pool.apply(until_stopped, ())? > 0);
+/// # Ok(())
+/// # }
+/// ```
+pub fn is_cancelled() -> bool {
+    let Some((memory, me, job)) = current() else {
+        return false;
+    };
+    let is_stopped = memory.header().flags.load(crate::loom::Ordering::Acquire) & STOPPED != 0;
+    is_stopped || !job.is_wanted_of(me) || due(job).is_some_and(|due| sys::clock::now() >= due)
+}

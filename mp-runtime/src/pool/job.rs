@@ -1,0 +1,710 @@
+//! The job: some items of one call, run by one worker, and the word that says how far it is.
+//!
+//! Who may touch what: in [`Phase::Free`], and in [`Phase::Done`] and [`Phase::Dead`], all of a job
+//! is its caller's. In [`Phase::Ready`] it is nobody's. In [`Phase::Running`] the worker that the
+//! word names writes `progress`, `result…` and `elapsed`, and the input is constant.
+
+use crate::loom::{AtomicU32, AtomicU64, Ordering};
+use crate::shm::safe::shared;
+use crate::sync::raw::Holder;
+
+/// Jobs of a pool that are not finished at once.
+pub(super) const JOBS: u32 = 4096;
+
+shared! {
+    /// An entry of the job table. All zeros is free.
+    #[repr(align(128))]
+    pub(super) struct Job {
+        /// See [`Word`]. Changes by compare-and-set only.
+        word: AtomicU64,
+        /// `{ expired: 1 bit, epoch: 23 bits, claimed: 20 bits, done: 20 bits }`: items whose run
+        /// began, and items whose result is complete. One store an item, or one compare-and-set if
+        /// the items have a deadline: it fails once that has expired. The epoch is the word's.
+        progress: AtomicU64,
+        /// The block with the items.
+        pub(super) input: AtomicU64,
+        pub(super) input_len: AtomicU64,
+        /// The handles in them: a parcel, discarded by the caller once the job is over.
+        pub(super) input_parcel: AtomicU64,
+        /// How many items there are, and how many at their start were finished by another worker.
+        pub(super) count: AtomicU32,
+        pub(super) first: AtomicU32,
+        /// The block with the results: the worker's while the job runs, then the parent's. When the
+        /// results outgrow it the new block's name stands here before the old one is freed.
+        pub(super) result: AtomicU64,
+        /// The parcel with the handles of the result that is being completed.
+        pub(super) result_parcel: AtomicU64,
+        /// When the first item began, and how long the items took, in nanoseconds.
+        pub(super) began: AtomicU64,
+        pub(super) elapsed: AtomicU64,
+        /// Why the worker stopped before the last item, as an [`Early`].
+        early: AtomicU32,
+        /// The number of the call, which leads to the bell that it waits on.
+        pub(super) bell: AtomicU32,
+        /// How long each item may take, in nanoseconds; zero is no limit.
+        pub(super) limit: AtomicU64,
+        /// When the item began that the worker is at, if there is a limit.
+        pub(super) item_began: AtomicU64,
+        /// When it was offered, in nanoseconds of the monotonic clock.
+        pub(super) offered: AtomicU64,
+        /// The only worker that may claim it, as the bits of a [`Holder`]; zero for any. Constant
+        /// while it is ready.
+        pub(super) target: AtomicU32,
+        _pad: AtomicU32,
+        /// The block with what all results were merged into, if they were; of a job that is done.
+        pub(super) merged: AtomicU64,
+    }
+}
+
+const _: () = assert!(size_of::<Job>() == 128);
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nobody's, or being filled by a caller.
+    Free = 0,
+    /// In the ring, for any worker to claim.
+    Ready = 1,
+    /// A worker is at it.
+    Running = 2,
+    /// The worker has committed it: its results are never lost and its items never run again.
+    Done = 3,
+    /// Its worker ended before it was done.
+    Dead = 4,
+    /// A worker is at it that is being killed for it, and cannot commit it any more.
+    Doomed = 5,
+}
+
+impl Phase {
+    fn is_at_a_worker(self) -> bool {
+        matches!(self, Self::Running | Self::Doomed)
+    }
+}
+
+/// The state word: `{ phase: 4 bits, attempt: 4 bits, holder: 29 bits, epoch: 27 bits }`.
+///
+/// The epoch counts the uses of the entry, so that a stale word never matches a later one. The
+/// holder is the worker, by slot and generation, so that a successor in its slot is not taken for
+/// it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Word(u64);
+
+const EPOCH_BITS: u32 = 64 - 8 - Holder::BITS;
+const EPOCH_MASK: u64 = (1 << EPOCH_BITS) - 1;
+const HOLDER_SHIFT: u32 = EPOCH_BITS;
+const ATTEMPT_SHIFT: u32 = HOLDER_SHIFT + Holder::BITS;
+const PHASE_SHIFT: u32 = ATTEMPT_SHIFT + 4;
+
+impl Word {
+    const fn new(phase: Phase, attempt: u8, holder: u32, epoch: u64) -> Self {
+        Self(
+            ((phase as u64) << PHASE_SHIFT)
+                | ((attempt as u64 & 0xF) << ATTEMPT_SHIFT)
+                | ((holder as u64) << HOLDER_SHIFT)
+                | (epoch & EPOCH_MASK),
+        )
+    }
+
+    fn phase(self) -> Phase {
+        match self.0 >> PHASE_SHIFT {
+            1 => Phase::Ready,
+            2 => Phase::Running,
+            3 => Phase::Done,
+            4 => Phase::Dead,
+            5 => Phase::Doomed,
+            _ => Phase::Free,
+        }
+    }
+
+    fn attempt(self) -> u8 {
+        (self.0 >> ATTEMPT_SHIFT) as u8 & 0xF
+    }
+
+    fn holder(self) -> Option<Holder> {
+        Holder::from_bits((self.0 >> HOLDER_SHIFT) as u32)
+    }
+
+    fn epoch(self) -> u64 {
+        self.0 & EPOCH_MASK
+    }
+
+    /// The same use of the entry in another phase.
+    fn to(self, phase: Phase) -> Self {
+        let holder = self.holder().map_or(0, Holder::bits);
+        Self::new(phase, self.attempt(), holder, self.epoch())
+    }
+}
+
+/// What came of an attempt to claim a job.
+#[derive(Debug)]
+#[must_use]
+pub(super) enum Claim {
+    /// It is the claimer's to run.
+    Mine(Running),
+    /// It is not ready: somebody else was quicker, or it was withdrawn.
+    NotReady,
+}
+
+/// A job that the calling worker has claimed and must finish.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Running(Word);
+
+impl Running {
+    /// Progress in this use of the entry, as bits.
+    #[inline]
+    fn progress(&self, progress: Progress) -> u64 {
+        progress.bits(self.0.epoch())
+    }
+}
+
+/// What came of an attempt to commit a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Finish {
+    /// It is done.
+    Committed,
+    /// Somebody took it away meanwhile: the worker must take no more work.
+    TakenAway,
+}
+
+/// What a caller finds when it looks at its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Outlook {
+    /// Not over.
+    Waiting,
+    /// The worker committed it.
+    Done(Option<Holder>),
+    /// The worker ended first.
+    Dead(Option<Holder>),
+}
+
+/// What came of an attempt to take a job back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Withdrawal {
+    /// No worker had claimed it, and none will: it is the caller's again.
+    Withdrawn,
+    /// A worker is at it.
+    IsRunning,
+    /// It is over.
+    IsOver,
+}
+
+/// How far the worker got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Items whose run began.
+    pub(super) claimed: u32,
+    /// Items whose result is complete.
+    pub(super) done: u32,
+}
+
+const COUNT_BITS: u32 = 20;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+const EXPIRED: u64 = 1 << 63;
+
+/// Items that a job can have.
+pub(super) const MOST_ITEMS: u32 = COUNT_MASK as u32;
+
+impl Progress {
+    /// Nothing is begun, from the item `first` on.
+    pub(super) fn from(first: u32) -> Self {
+        Self {
+            claimed: first,
+            done: first,
+        }
+    }
+
+    #[inline]
+    fn bits(self, epoch: u64) -> u64 {
+        let epoch = (epoch << (2 * COUNT_BITS)) & !EXPIRED;
+        epoch | (u64::from(self.claimed) << COUNT_BITS) | u64::from(self.done)
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        Self {
+            claimed: (bits >> COUNT_BITS & COUNT_MASK) as u32,
+            done: (bits & COUNT_MASK) as u32,
+        }
+    }
+}
+
+/// The deadline of the item that a worker is at expired before the worker was through with it.
+#[derive(Debug)]
+pub(super) struct Expired;
+
+/// What the parent finds when it looks for items that take too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    /// No item with a limit is being run.
+    None,
+    /// One is, until then.
+    Due(u64),
+    /// One took too long: this worker gets no further, and is to be killed.
+    Expired(Holder),
+}
+
+/// Why a worker stopped before the last item of a job that it committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Early {
+    /// It did not.
+    No = 0,
+    /// It has run as many items as a worker may; the rest is for another.
+    Retired = 1,
+    /// There was no room for the result of the next item, which was run.
+    OutOfMemory = 2,
+    /// There was no room to begin.
+    NoRoom = 3,
+    /// The next item could not be begun: its bytes are not what the worker expects.
+    Unreadable = 4,
+}
+
+impl Job {
+    /// Offers a job that the caller has filled in to the workers.
+    pub(super) fn offer(&self, attempt: u8) {
+        let seen = self.word();
+        debug_assert!(matches!(
+            seen.phase(),
+            Phase::Free | Phase::Done | Phase::Dead
+        ));
+        let ready = Word::new(Phase::Ready, attempt, 0, seen.epoch() + 1);
+        let nothing = Progress::from(self.first.load(Ordering::Relaxed));
+        self.progress
+            .store(nothing.bits(ready.epoch()), Ordering::Relaxed);
+        // Release: pairs with the Acquire in `claim`; the job is complete.
+        let offered = self.change(seen, ready, Ordering::Release);
+        debug_assert!(
+            offered,
+            "nobody but its caller changes a job that is not ready"
+        );
+    }
+
+    /// Whether the job waits for a worker or has one.
+    pub(super) fn is_out(&self) -> bool {
+        let phase = self.word().phase();
+        phase == Phase::Ready || phase.is_at_a_worker()
+    }
+
+    /// Whether a worker may claim the job.
+    pub(super) fn is_ready(&self) -> bool {
+        self.word().phase() == Phase::Ready
+    }
+
+    /// Claims the job for the worker `me`.
+    #[inline]
+    pub(super) fn claim(&self, me: Holder) -> Claim {
+        let seen = self.word();
+        // If the target is another use's, the word has changed.
+        let target = self.target.load(Ordering::Relaxed);
+        if seen.phase() != Phase::Ready || (target != 0 && target != me.bits()) {
+            return Claim::NotReady;
+        }
+        let mine = Word::new(Phase::Running, seen.attempt(), me.bits(), seen.epoch());
+        // Acquire: pairs with the Release in `offer`.
+        match self.change(seen, mine, Ordering::Acquire) {
+            true => Claim::Mine(Running(mine)),
+            false => Claim::NotReady,
+        }
+    }
+
+    /// Commits the job.
+    #[inline]
+    pub(super) fn finish(&self, running: Running) -> Finish {
+        // Release: pairs with the Acquire in `outlook`; the results are complete.
+        match self.change(running.0, running.0.to(Phase::Done), Ordering::Release) {
+            true => Finish::Committed,
+            false => Finish::TakenAway,
+        }
+    }
+
+    /// The worker that is at the job.
+    pub(super) fn runner(&self) -> Option<Holder> {
+        let seen = self.word();
+        seen.holder().filter(|_| seen.phase().is_at_a_worker())
+    }
+
+    /// Takes a job away from the worker that is at it, which it returns: to be killed. `None` if no
+    /// worker is.
+    pub(super) fn doom(&self) -> Option<Holder> {
+        let seen = self.word();
+        match seen.phase() {
+            // AcqRel: nothing that the worker does to the job from here on counts. If it fails the
+            // worker has committed it, or has ended.
+            Phase::Running => self
+                .change(seen, seen.to(Phase::Doomed), Ordering::AcqRel)
+                .then(|| seen.holder())
+                .flatten(),
+            Phase::Doomed => seen.holder(),
+            Phase::Free | Phase::Ready | Phase::Done | Phase::Dead => None,
+        }
+    }
+
+    /// Notes that the worker `holder`, which is gone, did not finish the job; false if it was not
+    /// at it.
+    pub(super) fn bury(&self, holder: Holder) -> bool {
+        let seen = self.word();
+        seen.phase().is_at_a_worker()
+            && seen.holder() == Some(holder)
+            // AcqRel: what the worker wrote until its death goes to the caller with it.
+            && self.change(seen, seen.to(Phase::Dead), Ordering::AcqRel)
+    }
+
+    /// Notes that the worker for which alone the job is, and which is gone, did not claim it; false
+    /// if there is no such job.
+    pub(super) fn refuse(&self, target: Holder) -> bool {
+        let seen = self.word();
+        seen.phase() == Phase::Ready
+            && self.target.load(Ordering::Relaxed) == target.bits()
+            && self.change(seen, seen.to(Phase::Dead), Ordering::AcqRel)
+    }
+
+    /// What the caller finds now.
+    #[inline]
+    pub(super) fn outlook(&self) -> Outlook {
+        // Acquire (in `word`): pairs with the Release in `finish` and `bury`.
+        let seen = self.word();
+        match seen.phase() {
+            Phase::Done => Outlook::Done(seen.holder()),
+            Phase::Dead => Outlook::Dead(seen.holder()),
+            Phase::Free | Phase::Ready | Phase::Running | Phase::Doomed => Outlook::Waiting,
+        }
+    }
+
+    /// How often the present first item was handed to a worker before.
+    pub(super) fn attempt(&self) -> u8 {
+        self.word().attempt()
+    }
+
+    /// Takes back a job that no worker has claimed.
+    pub(super) fn withdraw(&self) -> Withdrawal {
+        loop {
+            let seen = self.word();
+            match seen.phase() {
+                Phase::Ready => {
+                    if self.change(seen, seen.to(Phase::Free), Ordering::AcqRel) {
+                        return Withdrawal::Withdrawn;
+                    }
+                }
+                Phase::Running | Phase::Doomed => return Withdrawal::IsRunning,
+                Phase::Free | Phase::Done | Phase::Dead => return Withdrawal::IsOver,
+            }
+        }
+    }
+
+    /// Makes the entry free, of a job that is over and cleared.
+    pub(super) fn release(&self) {
+        let seen = self.word();
+        debug_assert!(seen.phase() != Phase::Ready && !seen.phase().is_at_a_worker());
+        let free = Word::new(Phase::Free, 0, 0, seen.epoch());
+        let freed = self.change(seen, free, Ordering::AcqRel);
+        debug_assert!(freed, "nobody but its caller changes a job that is over");
+    }
+
+    /// How far the worker got.
+    pub(super) fn progress(&self) -> Progress {
+        // Acquire: pairs with the Release in `advance`; the results of those done are complete.
+        Progress::from_bits(self.progress.load(Ordering::Acquire))
+    }
+
+    /// Whether the item that the worker was at took too long.
+    pub(super) fn is_expired(&self) -> bool {
+        self.progress.load(Ordering::Acquire) & EXPIRED != 0
+    }
+
+    /// Notes how far the worker is, which was at `from`.
+    #[inline]
+    pub(super) fn advance(
+        &self,
+        running: &Running,
+        from: Progress,
+        to: Progress,
+        is_timed: bool,
+    ) -> Result<(), Expired> {
+        let to = running.progress(to);
+        if !is_timed {
+            self.progress.store(to, Ordering::Release);
+            return Ok(());
+        }
+        // Release, as without a limit. If it fails, `expire` was there first.
+        self.progress
+            .compare_exchange(
+                running.progress(from),
+                to,
+                Ordering::Release,
+                Ordering::Relaxed,
+            )
+            .map(drop)
+            .map_err(|_| Expired)
+    }
+
+    /// Notes how far the worker got, also if an item has expired.
+    pub(super) fn settle(&self, running: &Running, progress: Progress) -> Result<(), Expired> {
+        let from = self.progress.load(Ordering::Relaxed);
+        let to = running.progress(progress);
+        // Release, as in `advance`. The one other change is that it expires meanwhile.
+        let settled = self.progress.compare_exchange(
+            from,
+            to | (from & EXPIRED),
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        if settled.is_err() {
+            self.progress.store(to | EXPIRED, Ordering::Release);
+        }
+        match settled.is_err() || from & EXPIRED != 0 {
+            true => Err(Expired),
+            false => Ok(()),
+        }
+    }
+
+    /// Marks the item that is being run as expired if it took longer than its limit, and `grace`,
+    /// by `now`.
+    pub(super) fn expire(&self, now: u64, grace: u64) -> Expiry {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let seen = self.word();
+        let (Phase::Running, Some(worker)) = (seen.phase(), seen.holder()) else {
+            return Expiry::None;
+        };
+        // Acquire: pairs with the Release in `advance`; the item's beginning is there.
+        let bits = self.progress.load(Ordering::Acquire);
+        let progress = Progress::from_bits(bits);
+        if limit == 0 || progress.claimed <= progress.done || bits != progress.bits(seen.epoch()) {
+            return Expiry::None;
+        }
+        // Perhaps that of a later item: then the compare-and-set would fail.
+        let began = self.item_began.load(Ordering::Relaxed);
+        let due = began.saturating_add(limit).saturating_add(grace);
+        if now < due {
+            return Expiry::Due(due);
+        }
+        // AcqRel: from here on the worker gets no further than this item of this job.
+        self.progress
+            .compare_exchange(bits, bits | EXPIRED, Ordering::AcqRel, Ordering::Relaxed)
+            .map_or(Expiry::None, |_| Expiry::Expired(worker))
+    }
+
+    /// Whether what the worker `me` does at the job will count.
+    pub(super) fn is_wanted_of(&self, me: Holder) -> bool {
+        let seen = self.word();
+        seen.phase() == Phase::Running && seen.holder() == Some(me) && !self.is_expired()
+    }
+
+    /// Why the worker stopped before the last item.
+    pub(super) fn early(&self) -> Early {
+        match self.early.load(Ordering::Relaxed) {
+            0 => Early::No,
+            1 => Early::Retired,
+            2 => Early::OutOfMemory,
+            3 => Early::NoRoom,
+            _ => Early::Unreadable,
+        }
+    }
+
+    /// Notes why the worker stops; visible with the commit.
+    pub(super) fn set_early(&self, early: Early) {
+        self.early.store(early as u32, Ordering::Relaxed);
+    }
+
+    fn word(&self) -> Word {
+        Word(self.word.load(Ordering::Acquire))
+    }
+
+    fn change(&self, from: Word, to: Word, order: Ordering) -> bool {
+        self.word
+            .compare_exchange(from.0, to.0, order, Ordering::Relaxed)
+            .is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ME: Holder = Holder::new(3, 7);
+    const OTHER: Holder = Holder::new(3, 8);
+
+    fn job() -> Job {
+        let zero = || AtomicU64::new(0);
+        Job {
+            word: zero(),
+            progress: zero(),
+            input: zero(),
+            input_len: zero(),
+            input_parcel: zero(),
+            count: AtomicU32::new(0),
+            first: AtomicU32::new(0),
+            result: zero(),
+            result_parcel: zero(),
+            began: zero(),
+            elapsed: zero(),
+            early: AtomicU32::new(0),
+            bell: AtomicU32::new(0),
+            limit: zero(),
+            item_began: zero(),
+            offered: zero(),
+            target: AtomicU32::new(0),
+            _pad: AtomicU32::new(0),
+            merged: zero(),
+        }
+    }
+
+    fn claimed(job: &Job, me: Holder) -> Running {
+        match job.claim(me) {
+            Claim::Mine(running) => running,
+            Claim::NotReady => panic!("the job is ready"),
+        }
+    }
+
+    #[test]
+    fn word_keeps_its_parts_apart() {
+        let most = (1 << Holder::BITS) - 1;
+        for phase in [
+            Phase::Free,
+            Phase::Ready,
+            Phase::Running,
+            Phase::Done,
+            Phase::Dead,
+            Phase::Doomed,
+        ] {
+            for (attempt, holder, epoch) in [(0, 0, 0), (15, most, EPOCH_MASK), (1, 5, 9)] {
+                let word = Word::new(phase, attempt, holder, epoch);
+                assert_eq!(word.phase(), phase);
+                assert_eq!(word.attempt(), attempt);
+                assert_eq!(word.holder().map_or(0, Holder::bits), holder);
+                assert_eq!(word.epoch(), epoch);
+            }
+        }
+    }
+
+    #[test]
+    fn job_goes_to_one_worker_and_is_done_once() {
+        let job = job();
+        assert!(matches!(job.claim(ME), Claim::NotReady));
+        job.offer(0);
+        assert_eq!(job.outlook(), Outlook::Waiting);
+        let running = claimed(&job, ME);
+        assert!(matches!(job.claim(OTHER), Claim::NotReady));
+        assert_eq!(job.withdraw(), Withdrawal::IsRunning);
+        assert_eq!(job.runner(), Some(ME));
+        assert_eq!(job.finish(running), Finish::Committed);
+        assert_eq!(job.outlook(), Outlook::Done(Some(ME)));
+        assert!(!job.bury(ME));
+        job.release();
+        assert!(matches!(job.claim(ME), Claim::NotReady));
+    }
+
+    #[test]
+    fn dead_worker_cannot_be_taken_for_its_successor() {
+        let job = job();
+        job.offer(0);
+        let running = claimed(&job, ME);
+        assert!(!job.bury(OTHER));
+        assert!(job.bury(ME));
+        assert_eq!(job.outlook(), Outlook::Dead(Some(ME)));
+        assert_eq!(job.finish(running), Finish::TakenAway);
+        assert_eq!(job.outlook(), Outlook::Dead(Some(ME)));
+    }
+
+    #[test]
+    fn doomed_job_is_never_done_and_over_once_its_worker_is() {
+        let job = job();
+        assert_eq!(job.doom(), None);
+        job.offer(0);
+        assert_eq!(job.doom(), None);
+        let running = claimed(&job, ME);
+        assert_eq!(job.doom(), Some(ME));
+        assert_eq!(job.finish(running), Finish::TakenAway);
+        assert_eq!(job.outlook(), Outlook::Waiting);
+        assert_eq!(job.runner(), Some(ME));
+        assert!(job.bury(ME));
+        assert_eq!(job.outlook(), Outlook::Dead(Some(ME)));
+    }
+
+    #[test]
+    fn job_offered_again_is_another_use_of_the_entry() {
+        let job = job();
+        job.offer(0);
+        let stale = claimed(&job, ME);
+        assert!(job.bury(ME));
+        job.offer(1);
+        let running = claimed(&job, ME);
+        assert_eq!(job.attempt(), 1);
+        assert_eq!(job.finish(stale), Finish::TakenAway);
+        assert_eq!(job.finish(running), Finish::Committed);
+    }
+
+    #[test]
+    fn job_for_one_worker_is_claimed_by_no_other_and_refused_for_it_alone() {
+        let job = job();
+        job.target.store(ME.bits(), Ordering::Relaxed);
+        job.offer(0);
+        assert!(matches!(job.claim(OTHER), Claim::NotReady));
+        assert!(!job.refuse(OTHER));
+        assert!(matches!(job.claim(ME), Claim::Mine(_)));
+        assert!(!job.refuse(ME));
+        assert!(job.bury(ME));
+        job.offer(0);
+        assert!(job.refuse(ME));
+        assert_eq!(job.outlook(), Outlook::Dead(None));
+    }
+
+    #[test]
+    fn expired_item_is_the_last_of_its_worker_and_no_other_expires_for_it() {
+        let job = job();
+        job.limit.store(10, Ordering::Relaxed);
+        job.offer(0);
+        let running = claimed(&job, ME);
+        let [untouched, first, between] =
+            [(0, 0), (1, 0), (1, 1)].map(|(claimed, done)| Progress { claimed, done });
+        assert_eq!(job.expire(100, 0), Expiry::None);
+        job.item_began.store(50, Ordering::Relaxed);
+        assert!(job.advance(&running, untouched, first, true).is_ok());
+        assert_eq!(job.expire(59, 0), Expiry::Due(60));
+        assert_eq!(job.expire(60, 5), Expiry::Due(65));
+        assert!(job.advance(&running, first, between, true).is_ok());
+        assert_eq!(job.expire(100, 0), Expiry::None);
+        let second = Progress {
+            claimed: 2,
+            done: 1,
+        };
+        assert!(job.advance(&running, between, second, true).is_ok());
+        assert_eq!(job.expire(60, 0), Expiry::Expired(ME));
+        assert!(
+            job.advance(&running, second, Progress::from(2), true)
+                .is_err()
+        );
+        assert_eq!(job.progress(), second);
+        assert!(job.is_expired());
+        assert!(job.bury(ME));
+        job.offer(0);
+        assert!(!job.is_expired());
+    }
+
+    #[test]
+    fn withdrawn_job_is_nobodys_to_claim() {
+        let job = job();
+        job.offer(0);
+        assert_eq!(job.withdraw(), Withdrawal::Withdrawn);
+        assert!(matches!(job.claim(ME), Claim::NotReady));
+        assert_eq!(job.withdraw(), Withdrawal::IsOver);
+    }
+
+    #[test]
+    fn claim_and_withdrawal_exclude_each_other() {
+        let job = job();
+        for _ in 0..1000 {
+            job.offer(0);
+            std::thread::scope(|scope| {
+                let worker = scope.spawn(|| matches!(job.claim(ME), Claim::Mine(_)));
+                let withdrawn = job.withdraw() == Withdrawal::Withdrawn;
+                assert_ne!(worker.join().unwrap(), withdrawn);
+            });
+            if job.runner().is_some() {
+                assert!(job.bury(ME));
+            }
+            job.release();
+        }
+    }
+}

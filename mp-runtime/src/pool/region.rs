@@ -1,0 +1,539 @@
+//! A pool's memory: what lies where in it, the ring of jobs that are ready, and the bells.
+//!
+//! It is a region of the pool's own, so that a full arena of the program does not stop a pool. The
+//! parent makes it, and each worker gets it as a descriptor. The protocol is in `pool/README.md`.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::job::{Claim, JOBS, Job, Running};
+use super::seat::Seat;
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::fault::fault;
+use crate::life::{Program, Roster};
+use crate::loom::{AtomicU32, AtomicU64, Ordering};
+use crate::shm::safe::shared;
+use crate::shm::table::MAX_PROCESSES;
+use crate::shm::{Arena, BlockId, Owner, Region};
+use crate::sync::raw::{Acquired, Bell, Holder, Peers, RawMutex};
+use crate::sys;
+
+/// Bells of calls. A call uses the one that its number leads to; two on one bell only wake each
+/// other for nothing.
+pub(super) const BELLS: usize = 256;
+
+/// "mp pool" and the version of the layout.
+const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x02");
+
+/// New calls are refused, and workers end once none is left.
+pub(super) const CLOSED: u64 = 1;
+/// Workers end after the job they are at, whatever is left.
+pub(super) const STOPPED: u64 = 2;
+
+shared! {
+    /// The first bytes of a pool's memory.
+    #[repr(align(128))]
+    pub(super) struct Header {
+        /// [`MAGIC`], which names the layout as well.
+        magic: AtomicU64,
+        /// The process that made the pool, as the bits of a [`Holder`].
+        parent: AtomicU64,
+        /// [`CLOSED`] and [`STOPPED`].
+        pub(super) flags: AtomicU64,
+        /// Calls that are under way.
+        pub(super) calls: AtomicU64,
+        /// Items that a worker runs before it makes room for a fresh one; zero is no limit.
+        pub(super) max_tasks: AtomicU64,
+        /// Bytes of its own with which a worker makes room for a fresh one; zero is no limit.
+        pub(super) max_memory: AtomicU64,
+        /// Nanoseconds without a job after which a worker ends; zero is never.
+        pub(super) idle_timeout: AtomicU64,
+        /// Whether workers leave it to the parent to end when the program is asked to.
+        pub(super) drains: AtomicU64,
+        /// Jobs that were ever done: tells workers that die of what they do from those that die at
+        /// once.
+        pub(super) finished: AtomicU64,
+        /// What each worker runs first: a block, how many bytes of it, and what it is called with.
+        pub(super) initializer: AtomicU64,
+        pub(super) initializer_len: AtomicU64,
+        /// What came of an initializer that failed: the first such block, owned by the parent.
+        pub(super) initializer_failure: AtomicU64,
+    }
+}
+
+shared! {
+    /// Jobs that are ready, in order. A hint: the truth is in their state words, and an entry whose
+    /// job is not ready is passed over.
+    #[repr(align(128))]
+    struct Ring {
+        /// How many entries were ever passed. Advanced by whoever finds the first one used up.
+        head: AtomicU64,
+        _pad: [AtomicU64; 15],
+        /// How many entries were ever put. Advanced under the lock.
+        tail: AtomicU64,
+        /// Held while an entry is put.
+        lock: RawMutex,
+        _pad2: [AtomicU32; 29],
+        entries: [AtomicU32; JOBS as usize],
+    }
+}
+
+shared! {
+    /// Where those wait who have nothing to do.
+    #[repr(align(128))]
+    struct Bells {
+        /// Idle workers.
+        work: Bell,
+        /// Callers.
+        done: [Bell; BELLS],
+    }
+}
+
+const RING: u64 = size_of::<Header>() as u64;
+const BELLS_AT: u64 = RING + size_of::<Ring>() as u64;
+const TABLE: u64 = (BELLS_AT + size_of::<Bells>() as u64).next_multiple_of(4096);
+const SEATS: u64 = TABLE + JOBS as u64 * size_of::<Job>() as u64;
+const ARENA: u64 = (SEATS + MAX_PROCESSES as u64 * size_of::<Seat>() as u64).next_multiple_of(4096);
+/// Bytes of free memory that stay touched: the items and results of large jobs that follow each
+/// other use the same pages.
+const KEEP_IDLE: u64 = 256 << 20;
+
+/// The smallest memory that is of use.
+const LEAST: u64 = ARENA + 16 * 1024 * 1024;
+/// Address space for each byte of the budget, as in the program's arena.
+const SPREAD: u64 = 4;
+
+/// The ring is full.
+#[derive(Debug)]
+pub(super) struct RingFull;
+
+/// A pool's memory as one of its processes sees it.
+#[derive(Debug)]
+pub(super) struct Memory {
+    region: Arc<Region>,
+    arena: Arc<Arena>,
+    peers: &'static Roster,
+    parent: Holder,
+}
+
+impl Memory {
+    /// Makes the memory of a new pool of the calling process.
+    pub(super) fn create(program: &'static Program) -> Result<Self, Error> {
+        let budget = sys::memory::memory_limit() / 2;
+        let limit = sys::memory::file_size_limit().unwrap_or(u64::MAX);
+        let wish = (budget.saturating_mul(SPREAD) + LEAST)
+            .min(1 << 40)
+            .min(limit);
+        let mut len = wish & !4095;
+        let region = loop {
+            match Region::create("mp-pool", len) {
+                Ok(region) => break region,
+                Err(error) if error.raw_os_error() == Some(sys::ENOMEM) && len / 2 >= LEAST => {
+                    len = (len / 2) & !4095;
+                }
+                Err(error) => {
+                    return Err(Error::memory(
+                        "could not make the memory of the pool",
+                        error,
+                    ));
+                }
+            }
+        };
+        if region.len() < LEAST {
+            return Err(Error::memory(
+                "could not make the memory of the pool: raise the limit on file size (ulimit -f)",
+                std::io::ErrorKind::OutOfMemory.into(),
+            ));
+        }
+        let parent = program.roster.me();
+        let memory = Self::over(region, program, parent);
+        memory.arena.set_budget(budget);
+        let header = memory.header();
+        header
+            .parent
+            .store(u64::from(parent.bits()), Ordering::Relaxed);
+        // Release: pairs with the Acquire in `attach`.
+        header.magic.store(MAGIC, Ordering::Release);
+        Ok(memory)
+    }
+
+    /// Maps the memory of the pool that the calling process works for.
+    pub(super) fn attach(program: &'static Program, memory: OwnedFd) -> Result<Self, Error> {
+        let wrong = || Error::wrong_build("the pool's memory has another layout");
+        let region = Region::map(memory)
+            .map_err(|error| Error::memory("could not map the memory of the pool", error))?;
+        if region.len() < LEAST {
+            return Err(wrong());
+        }
+        let header: &Header = region.at(0);
+        // Acquire: pairs with the Release in `create`.
+        if header.magic.load(Ordering::Acquire) != MAGIC {
+            return Err(wrong());
+        }
+        let parent = header.parent.load(Ordering::Relaxed) as u32;
+        let parent = Holder::from_bits(parent).ok_or_else(wrong)?;
+        Ok(Self::over(region, program, parent))
+    }
+
+    fn over(region: Region, program: &'static Program, parent: Holder) -> Self {
+        let region = Arc::new(region);
+        let arena = Arena::new(region.clone(), ARENA, program.roster).keep_idle(KEEP_IDLE);
+        Self {
+            arena: Arc::new(arena),
+            region,
+            peers: program.roster,
+            parent,
+        }
+    }
+
+    /// The memory itself, to hand to a worker.
+    pub(super) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Where inputs and results lie.
+    pub(super) fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+
+    /// Who the processes of the program are.
+    pub(super) fn peers(&self) -> &'static Roster {
+        self.peers
+    }
+
+    /// The process that made the pool, as an owner of blocks.
+    pub(super) fn parent(&self) -> Owner {
+        Owner::Process(self.parent)
+    }
+
+    #[inline]
+    pub(super) fn header(&self) -> &Header {
+        self.region.at(0)
+    }
+
+    /// The job in entry `index` of the table.
+    #[inline]
+    pub(super) fn job(&self, index: u32) -> &Job {
+        assert!(index < JOBS, "no such job");
+        self.region
+            .at(TABLE + u64::from(index) * size_of::<Job>() as u64)
+    }
+
+    /// The entry that a job is in.
+    #[inline]
+    pub(super) fn index_of(&self, job: &Job) -> u32 {
+        let distance = std::ptr::from_ref(job).addr() - std::ptr::from_ref(self.job(0)).addr();
+        (distance / size_of::<Job>()) as u32
+    }
+
+    /// The seat of a worker.
+    pub(super) fn seat(&self, worker: Holder) -> &Seat {
+        let index = worker.slot();
+        assert!(index < MAX_PROCESSES, "no such seat");
+        self.region
+            .at(SEATS + u64::from(index) * size_of::<Seat>() as u64)
+    }
+
+    /// The bytes of a block that the calling process may read, if it is there.
+    pub(super) fn bytes(&self, block: u64, len: usize) -> Option<&[u8]> {
+        let block = self.arena.find(BlockId::from_bits(block)?)?;
+        Some(self.arena.bytes(&block, len))
+    }
+
+    // The ring.
+
+    /// Puts a job that is ready at the end of the ring and wakes a worker.
+    pub(super) fn push(&self, index: u32) -> Result<(), RingFull> {
+        let ring = self.ring();
+        match ring.lock.lock(self.peers, Deadline::NEVER) {
+            // Whoever died in here advanced the tail or did not: there is nothing to repair.
+            Ok(Acquired::Clean | Acquired::Inherited(_)) => {}
+            Err(_) => unreachable!("the ring's lock is never marked and has no deadline"),
+        }
+        let tail = ring.tail.load(Ordering::Relaxed);
+        let is_full = tail - self.pass_over() >= u64::from(JOBS);
+        if !is_full {
+            // Release: pairs with the Acquire in `claim`; a job is ready before it is in the ring.
+            ring.entry(tail).store(index, Ordering::Release);
+            fault!("pool.put");
+            // Release: the entry is there before it counts.
+            ring.tail.store(tail + 1, Ordering::Release);
+        }
+        ring.lock.unlock(self.peers);
+        if is_full {
+            return Err(RingFull);
+        }
+        fault!("pool.pushed");
+        self.bells().work.ring(self.peers, 1);
+        Ok(())
+    }
+
+    /// Passes over entries that are used up if the ring is about to be full, and returns the head.
+    fn pass_over(&self) -> u64 {
+        let ring = self.ring();
+        loop {
+            let head = ring.head.load(Ordering::Acquire);
+            let tail = ring.tail.load(Ordering::Relaxed);
+            if tail - head < u64::from(JOBS) {
+                return head;
+            }
+            if self
+                .job(ring.entry(head).load(Ordering::Acquire) % JOBS)
+                .is_ready()
+            {
+                return head;
+            }
+            ring.pass(head);
+        }
+    }
+
+    /// Takes the next job that is ready for `me`. A kill at any point loses nothing: before the
+    /// claim the job is ready and in the ring, after it the job names us.
+    pub(super) fn claim(&self, me: Holder) -> Option<(&Job, Running)> {
+        let ring = self.ring();
+        loop {
+            // Acquire: an entry that others have passed is not looked at again.
+            let head = ring.head.load(Ordering::Acquire);
+            // Acquire: pairs with the Release in `push`.
+            if ring.tail.load(Ordering::Acquire) <= head {
+                return None;
+            }
+            // If others have passed the entry by now, it may hold a newer job: that one is ready
+            // or not by its own word, and its own entry is passed over later.
+            let job = self.job(ring.entry(head).load(Ordering::Acquire) % JOBS);
+            match job.claim(me) {
+                Claim::Mine(running) => {
+                    fault!("pool.claimed");
+                    ring.pass(head);
+                    return Some((job, running));
+                }
+                Claim::NotReady => ring.pass(head),
+            }
+        }
+    }
+
+    /// Takes a job that is for `me` alone, or else the next that is ready. `letters` is how many of
+    /// those for its seat alone are over, as it knows.
+    #[inline]
+    pub(super) fn claim_next(&self, me: Holder, letters: &mut u32) -> Option<(&Job, Running)> {
+        let posted = self.seat(me).letters();
+        if posted != *letters {
+            if let Some(claimed) = self.claim_letter(me) {
+                return Some(claimed);
+            }
+            *letters = posted;
+        }
+        self.claim(me)
+    }
+
+    /// Takes a job that is for `me` alone, and in no ring.
+    #[cold]
+    fn claim_letter(&self, me: Holder) -> Option<(&Job, Running)> {
+        let jobs = (0..JOBS).map(|index| self.job(index));
+        let mine = jobs.filter(|job| job.target.load(Ordering::Relaxed) == me.bits());
+        for job in mine {
+            if let Claim::Mine(running) = job.claim(me) {
+                fault!("pool.claimed");
+                return Some((job, running));
+            }
+        }
+        None
+    }
+
+    /// Whether there may be a job in the ring.
+    pub(super) fn has_work(&self) -> bool {
+        let ring = self.ring();
+        ring.head.load(Ordering::Acquire) < ring.tail.load(Ordering::Acquire)
+    }
+
+    fn ring(&self) -> &Ring {
+        self.region.at(RING)
+    }
+
+    // The bells.
+
+    /// Where idle workers wait.
+    pub(super) fn work_bell(&self) -> &Bell {
+        &self.bells().work
+    }
+
+    /// Where the call of that number waits.
+    pub(super) fn done_bell(&self, number: u32) -> &Bell {
+        &self.bells().done[number as usize % BELLS]
+    }
+
+    /// Wakes everybody: something changed that concerns all, or a wake-up may have died with the
+    /// one it woke.
+    pub(super) fn ring_everybody(&self) {
+        let bells = self.bells();
+        bells.work.alarm(self.peers);
+        for bell in &bells.done {
+            bell.alarm(self.peers);
+        }
+    }
+
+    fn bells(&self) -> &Bells {
+        self.region.at(BELLS_AT)
+    }
+}
+
+impl Ring {
+    fn entry(&self, position: u64) -> &AtomicU32 {
+        &self.entries[(position % u64::from(JOBS)) as usize]
+    }
+
+    /// Advances the head past `head`, unless somebody has.
+    fn pass(&self, head: u64) {
+        // AcqRel: the reads of the entry come before whoever puts another in its place.
+        let _ = self
+            .head
+            .compare_exchange(head, head + 1, Ordering::AcqRel, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::super::job::{Finish, Withdrawal};
+    use super::*;
+    use crate::life::program;
+
+    fn memory() -> Memory {
+        Memory::create(program().unwrap()).unwrap()
+    }
+
+    fn holder(slot: u32) -> Holder {
+        Holder::new(slot, 1)
+    }
+
+    /// Offers job `index` and puts it into the ring.
+    fn put(memory: &Memory, index: u32) {
+        memory.job(index).offer(0);
+        memory.push(index).unwrap();
+    }
+
+    /// Claims the next job and commits it; returns its entry.
+    fn take(memory: &Memory, me: Holder) -> Option<u32> {
+        let (job, running) = memory.claim(me)?;
+        let index = (0..JOBS).find(|&index| std::ptr::eq(memory.job(index), job));
+        assert_eq!(job.finish(running), Finish::Committed);
+        index
+    }
+
+    #[test]
+    fn jobs_are_claimed_in_the_order_they_were_put() {
+        let memory = memory();
+        assert_eq!(take(&memory, holder(1)), None);
+        for index in [5, 3, 4] {
+            put(&memory, index);
+        }
+        assert!(memory.has_work());
+        for index in [5, 3, 4] {
+            assert_eq!(take(&memory, holder(1)), Some(index));
+        }
+        assert_eq!(take(&memory, holder(1)), None);
+        assert!(!memory.has_work());
+    }
+
+    #[test]
+    fn withdrawn_jobs_are_passed_over_and_can_be_put_again() {
+        let memory = memory();
+        put(&memory, 0);
+        put(&memory, 1);
+        assert_eq!(memory.job(0).withdraw(), Withdrawal::Withdrawn);
+        put(&memory, 0);
+        // Job 0 is in the ring twice; it runs once.
+        assert_eq!(take(&memory, holder(1)), Some(0));
+        assert_eq!(take(&memory, holder(1)), Some(1));
+        assert_eq!(take(&memory, holder(1)), None);
+    }
+
+    #[test]
+    fn worker_that_dies_between_claim_and_advance_holds_nobody_up() {
+        let memory = memory();
+        put(&memory, 0);
+        put(&memory, 1);
+        // What a worker has done that was killed there.
+        assert!(matches!(memory.job(0).claim(holder(1)), Claim::Mine(_)));
+        assert_eq!(take(&memory, holder(2)), Some(1));
+        assert_eq!(memory.job(0).runner(), Some(holder(1)));
+    }
+
+    #[test]
+    fn full_ring_makes_room_of_what_was_withdrawn() {
+        let memory = memory();
+        for index in 0..JOBS {
+            put(&memory, index);
+        }
+        assert!(memory.push(0).is_err());
+        for index in [0, 1] {
+            assert_eq!(memory.job(index).withdraw(), Withdrawal::Withdrawn);
+        }
+        put(&memory, 1);
+        for index in 1..JOBS {
+            assert_eq!(take(&memory, holder(1)), Some(index));
+        }
+        assert_eq!(take(&memory, holder(1)), None);
+    }
+
+    #[test]
+    fn every_job_goes_to_exactly_one_of_many_workers() {
+        const ROUNDS: usize = 20_000;
+        let memory = memory();
+        let taken: Vec<AtomicUsize> = (0..64).map(|_| AtomicUsize::new(0)).collect();
+        let all = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for worker in 1..=3 {
+                let (memory, taken, all) = (&memory, &taken, &all);
+                scope.spawn(move || {
+                    while all.load(Ordering::Relaxed) < ROUNDS {
+                        if let Some(index) = take(memory, holder(worker)) {
+                            taken[index as usize].fetch_add(1, Ordering::Relaxed);
+                            all.fetch_add(1, Ordering::Relaxed);
+                        } else {
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+            let mut put_so_far = vec![0; 64];
+            for round in 0..ROUNDS {
+                // The next entry whose job is over, as a caller would.
+                let index = (round..)
+                    .map(|at| at % 64)
+                    .find(|&index| {
+                        std::hint::spin_loop();
+                        taken[index].load(Ordering::Relaxed) == put_so_far[index]
+                            && !memory.job(index as u32).is_ready()
+                    })
+                    .unwrap();
+                put_so_far[index] += 1;
+                put(&memory, index as u32);
+            }
+        });
+        assert_eq!(all.load(Ordering::Relaxed), ROUNDS);
+        assert!(!memory.has_work() || take(&memory, holder(1)).is_none());
+    }
+
+    #[test]
+    fn memory_of_another_layout_is_refused() {
+        let region = Region::create("other", LEAST).unwrap();
+        let fd = region.memory().try_clone_to_owned().unwrap();
+        assert!(Memory::attach(program().unwrap(), fd).is_err());
+        let small = Region::create("small", 4096).unwrap();
+        let fd = small.memory().try_clone_to_owned().unwrap();
+        assert!(Memory::attach(program().unwrap(), fd).is_err());
+    }
+
+    #[test]
+    fn memory_is_the_same_for_those_who_attach() {
+        let memory = memory();
+        let fd = memory.region().memory().try_clone_to_owned().unwrap();
+        let other = Memory::attach(program().unwrap(), fd).unwrap();
+        put(&memory, 7);
+        assert_eq!(take(&other, holder(1)), Some(7));
+        assert_eq!(other.parent(), memory.parent());
+    }
+}

@@ -1,0 +1,263 @@
+//! Calls of a pool that return at once, with a handle of the call.
+
+use std::sync::Arc;
+
+use super::Pool;
+use super::call::{Call, Items, Order, Patience, Source, State};
+use super::driver::{Active, Driver, Pending};
+use super::handle::{Job, Shared};
+use super::inner::Inner;
+use super::map::{encode_item, explain};
+use super::terms::Terms;
+use crate::deadline::Deadline;
+use crate::error::{Error, TaskError};
+use crate::shm::buffer::Buffer;
+use crate::task::registry::{self, Entry};
+use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments};
+
+impl Pool {
+    /// Runs `task` once, in a worker, and returns at once, with a handle of the call.
+    ///
+    /// Arguments are encoded and the result is decoded on a thread of the pool, so both are
+    /// [`Send`]. Any number of calls may be handed over; a thousand are with the workers at once,
+    /// in the order in which they came.
+    ///
+    /// # Errors
+    ///
+    /// If the function is not a task, the pool is closed or has stopped, or the thread could not be
+    /// started. All else is the [job's](Job) failure.
+    ///
+    /// # Examples
+    ///
+    /// See [`Job`].
+    #[doc(alias = "apply_async")]
+    pub fn submit<F, A, R>(&self, task: F, arguments: A) -> Result<Job<R>, Error>
+    where
+        F: TaskFn<A, Output = R>,
+        A: Arguments + Send,
+        R: Transfer + Send,
+    {
+        assert_task!(F);
+        let _ = task;
+        let source = Items::new(
+            std::iter::once(arguments),
+            encode_arguments as fn(&A, &mut Buffer) -> _,
+        );
+        let finish = |mut results: Vec<R>| match results.pop() {
+            Some(result) => result,
+            None => unreachable!("a call that is over has an outcome for each item"),
+        };
+        self.hand_over::<F, _, R, R>(source, true, finish)
+    }
+
+    /// As [`map`](Self::map), but returns at once, with a handle of the call. The items are pulled
+    /// in this call, before it returns.
+    ///
+    /// # Errors
+    ///
+    /// As for [`submit`](Self::submit).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use mp::Pool;
+    /// #[mp::task]
+    /// fn square(x: u64) -> u64 {
+    ///     x * x
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = Pool::new(2)?;
+    /// let squares = pool.map_async(square, 0..4)?;
+    /// // … something else …
+    /// assert_eq!(squares.wait()?, [0, 1, 4, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn map_async<F, A, R, I>(&self, task: F, items: I) -> Result<Job<Vec<R>>, Error>
+    where
+        F: TaskFn<(A,), Output = R>,
+        I: IntoIterator<Item = A>,
+        A: Transfer + Send,
+        R: Transfer + Send,
+    {
+        assert_task!(F);
+        let _ = task;
+        let encode = encode_item as fn(&A, &mut Buffer) -> _;
+        let source = Items::new(pull(items), encode);
+        self.hand_over::<F, _, R, _>(source, false, |results| results)
+    }
+
+    /// As [`starmap`](Self::starmap), but returns at once, with a handle of the call. The items are
+    /// pulled in this call, before it returns.
+    ///
+    /// # Errors
+    ///
+    /// As for [`submit`](Self::submit).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use mp::Pool;
+    /// #[mp::task]
+    /// fn power(base: u64, exponent: u32) -> u64 {
+    ///     base.pow(exponent)
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pool = Pool::new(2)?;
+    /// assert_eq!(pool.starmap_async(power, [(2, 3), (3, 2)])?.wait()?, [8, 9]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn starmap_async<F, A, R, I>(&self, task: F, items: I) -> Result<Job<Vec<R>>, Error>
+    where
+        F: TaskFn<A, Output = R>,
+        I: IntoIterator<Item = A>,
+        A: Arguments + Send,
+        R: Transfer + Send,
+    {
+        assert_task!(F);
+        let _ = task;
+        let encode = encode_arguments as fn(&A, &mut Buffer) -> _;
+        let source = Items::new(pull(items), encode);
+        self.hand_over::<F, _, R, _>(source, false, |results| results)
+    }
+
+    /// Hands a call to the driver; `finish` makes its value of the results of all items.
+    fn hand_over<F: 'static, S, R, V>(
+        &self,
+        source: S,
+        is_single: bool,
+        finish: fn(Vec<R>) -> V,
+    ) -> Result<Job<V>, Error>
+    where
+        S: Source + Send + 'static,
+        R: Transfer + Send,
+        V: Send + 'static,
+    {
+        let task = registry::by_type::<F>()?;
+        // The driver's calls have a bell in common, and need no number of their own.
+        let terms = self.terms.of_call(task, &self.inner.settings.terms);
+        self.inner.enter_watched(&terms)?;
+        let shared = Shared::new();
+        let handed = Handed {
+            task,
+            terms: terms.clone(),
+            source,
+            is_single,
+            finish,
+            shared: shared.clone(),
+        };
+        if let Err(error) = Driver::hand_over(&self.inner, Box::new(handed)) {
+            self.inner.leave_watched(&terms);
+            return Err(error);
+        }
+        Ok(Job::new(shared, &self.inner))
+    }
+}
+
+/// Pulls all items.
+fn pull<A>(items: impl IntoIterator<Item = A>) -> std::vec::IntoIter<A> {
+    items.into_iter().collect::<Vec<_>>().into_iter()
+}
+
+/// A call on its way to the driver.
+struct Handed<S, R, V> {
+    task: &'static Entry,
+    terms: Terms,
+    source: S,
+    is_single: bool,
+    finish: fn(Vec<R>) -> V,
+    shared: Arc<Shared<V>>,
+}
+
+impl<S, R, V> Pending for Handed<S, R, V>
+where
+    S: Source + Send + 'static,
+    R: Transfer + Send,
+    V: Send + 'static,
+{
+    fn jobs(&self, pool: &Inner) -> usize {
+        match self.is_single {
+            true => 1,
+            false => pool.window_jobs(),
+        }
+    }
+
+    fn begin<'p>(self: Box<Self>, pool: &'p Inner, number: u32) -> Box<dyn Active + 'p> {
+        let call = Call::new(pool, self.task, number, Order::Input, self.terms);
+        let call = match self.is_single {
+            true => call.single(),
+            false => call,
+        };
+        Box::new(Underway {
+            call: Some(call),
+            source: self.source,
+            results: Vec::new(),
+            failure: None,
+            finish: self.finish,
+            shared: self.shared,
+        })
+    }
+}
+
+/// A call that the driver drives.
+struct Underway<'p, S, R, V> {
+    /// Until it is over.
+    call: Option<Call<'p, R>>,
+    source: S,
+    results: Vec<R>,
+    /// Of the first item in order that failed.
+    failure: Option<TaskError>,
+    finish: fn(Vec<R>) -> V,
+    shared: Arc<Shared<V>>,
+}
+
+impl<S, R, V> Active for Underway<'_, S, R, V>
+where
+    S: Source,
+    R: Transfer,
+    V: Send + 'static,
+{
+    fn advance(&mut self) -> State {
+        let Some(call) = &mut self.call else {
+            return State::Over;
+        };
+        let (results, failure) = (&mut self.results, &mut self.failure);
+        let sink = &mut |outcome| match outcome {
+            Ok(value) => results.push(value),
+            Err(error) => {
+                failure.get_or_insert(error);
+            }
+        };
+        // Nothing is put out for a job that is cancelled before it begins.
+        let mut is_over = false;
+        for _ in 0..2 {
+            // Results that come make room, which the second turn fills. What is over after that
+            // rings the bell.
+            let is_wanted = !self.shared.is_cancelled() || call.has_begun();
+            is_over = is_over
+                || is_wanted
+                    && call.drive(&mut self.source, sink, 0, false, Patience::None) == State::Over;
+        }
+        let result = match (is_over, self.failure.take()) {
+            (true, None) => Ok(()),
+            (true, Some(error)) => Err(explain(call, error)),
+            (false, failure) if !self.shared.is_cancelled() => {
+                self.failure = failure;
+                return State::UnderWay;
+            }
+            (false, _) => Err(call.cancel().into()),
+        };
+        // It is over for the pool before anybody learns of it.
+        self.call = None;
+        let results = std::mem::take(&mut self.results);
+        self.shared.finish(result.map(|()| (self.finish)(results)));
+        State::Over
+    }
+
+    fn due(&self) -> Deadline {
+        self.call.as_ref().map_or(Deadline::NEVER, Call::due)
+    }
+}

@@ -1,0 +1,489 @@
+//! The workers of a pool as their parent sees them: started, watched, replaced, ended.
+//!
+//! What is called when a worker has ended runs on `mp`'s supervisor thread, or on whatever thread
+//! finds out first; no user code runs in here.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::attendant::{self, Attendance};
+use super::events::PoolEvent;
+use super::failure::{self, Death, Who};
+use super::inner::{Inner, Stop, lock};
+use super::stats::{PoolStats, WorkerStats};
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::fault::fault;
+use crate::loom::{Ordering, fence};
+use crate::process::Stdio;
+use crate::process::message::Scheduling;
+use crate::process::running::{Ended, Running};
+use crate::process::spawn;
+use crate::shm::{BlockId, Owner};
+use crate::sync::raw::Holder;
+use crate::sys;
+use crate::sys::process::Status;
+
+/// Workers in a row that end before they are ready, after which no more are started.
+const MOST_FAILED_STARTS: u32 = 5;
+/// Workers in a row that end without having had a job, for each that the pool should have, after
+/// which no more are started.
+const MOST_IDLE_ENDS: u32 = 100;
+/// Workers that have ended whose names are remembered, for the errors of jobs they had done.
+const PAST: usize = 1024;
+
+/// The workers there are.
+#[derive(Debug, Default)]
+pub(super) struct Crew {
+    live: HashMap<u32, Member>,
+    past: VecDeque<Who>,
+    /// Workers that were ever started.
+    started: u64,
+    /// Workers that ended as planned, and in another way.
+    retired: u64,
+    died: u64,
+    /// Workers in a row that ended before they were ready, and without having had a job.
+    failed_starts: u32,
+    idle_ends: u32,
+    /// The jobs that were done when last one looked.
+    finished: u64,
+}
+
+/// A worker that has not ended, as far as is known.
+#[derive(Debug)]
+struct Member {
+    running: Arc<Running>,
+    number: u64,
+    /// It was asked to end after the job it is at.
+    is_dismissed: bool,
+}
+
+impl Crew {
+    /// Workers that were not asked to end.
+    fn staying(&self) -> usize {
+        let members = self.live.values();
+        members.filter(|member| !member.is_dismissed).count()
+    }
+
+    /// Whether so many came to nothing that no more are started.
+    fn has_given_up(&self, workers: usize) -> bool {
+        self.failed_starts >= MOST_FAILED_STARTS
+            || self.idle_ends >= MOST_IDLE_ENDS.saturating_mul(workers as u32)
+    }
+}
+
+impl Inner {
+    /// Starts workers until there are as many as there should be now.
+    pub(super) fn fill_crew(&self) -> Result<(), Error> {
+        // Held all the while, so that a worker that ends at once is found in the list.
+        let mut crew = lock(&self.crew);
+        let workers = self.workers();
+        self.set_short(crew.staying() < workers);
+        let wanted = self.wanted(workers);
+        let mut fresh = Vec::new();
+        let mut result = Ok(());
+        while crew.staying() < wanted && !crew.has_given_up(workers) && self.needs_workers() {
+            crew.started += 1;
+            let number = crew.started;
+            let running = match self.start_worker(number) {
+                Ok(running) => running,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            };
+            fresh.push(running.clone());
+            let member = Member {
+                running: running.clone(),
+                number,
+                is_dismissed: false,
+            };
+            crew.live.insert(running.holder.bits(), member);
+        }
+        self.set_short(crew.staying() < workers);
+        drop(crew);
+        for running in fresh {
+            self.tell(|| PoolEvent::WorkerStarted {
+                name: running.name.clone(),
+                pid: running.pid,
+            });
+        }
+        result
+    }
+
+    /// How many workers there should be now: all, or if they come on demand one for each job that
+    /// is out.
+    fn wanted(&self, workers: usize) -> usize {
+        if self.settings.idle_timeout.is_none() {
+            return workers;
+        }
+        let is_out = |&index: &u32| self.memory.job(index).is_out();
+        self.jobs().filter(is_out).take(workers).count()
+    }
+
+    /// Notes whether there are fewer workers than there may be.
+    fn set_short(&self, is_short: bool) {
+        self.is_short.store(is_short, Ordering::Relaxed);
+        // SeqCst: pairs with the fence in `summon`. Either we see its job, or it that one is lacking.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Has a worker started for a job that was just put into the ring, if they come on demand and
+    /// there are fewer than jobs.
+    #[inline]
+    pub(super) fn summon(&self) {
+        if self.settings.idle_timeout.is_some() {
+            self.summon_on_demand();
+        }
+    }
+
+    fn summon_on_demand(&self) {
+        // SeqCst: pairs with the fence in `set_short`.
+        fence(Ordering::SeqCst);
+        if self.is_short.load(Ordering::Relaxed)
+            && let Err(error) = self.fill_crew()
+        {
+            self.cause.set(format!("{error:#}"));
+            self.break_if_deserted(true);
+        }
+    }
+
+    /// Makes the pool larger or smaller.
+    pub(super) fn resize(&self, workers: usize) -> Result<(), Error> {
+        let mut crew = lock(&self.crew);
+        if !self.needs_workers() || self.is_closed() {
+            return Err(failure::closed());
+        }
+        self.workers.store(workers, Ordering::Relaxed);
+        let surplus = crew.staying().saturating_sub(workers);
+        let mut members: Vec<_> = crew.live.values_mut().collect();
+        // The newest first: the others have more in their caches.
+        members.sort_by_key(|member| std::cmp::Reverse(member.number));
+        let staying = members.into_iter().filter(|member| !member.is_dismissed);
+        for member in staying.take(surplus) {
+            member.is_dismissed = true;
+            let holder = member.running.holder;
+            self.memory.seat(holder).dismiss(holder);
+        }
+        drop(crew);
+        self.tell(|| PoolEvent::Resized { workers });
+        fault!("pool.resizing");
+        self.memory.work_bell().ring_all(self.memory.peers());
+        self.fill_crew()
+    }
+
+    fn start_worker(&self, number: u64) -> Result<Arc<Running>, Error> {
+        let prefix = self.settings.name.as_deref().unwrap_or("Worker");
+        let settings = spawn::Settings {
+            name: Some(format!("{prefix}-{number}")),
+            env: self.settings.env.clone(),
+            // Two workers that read from one terminal would share the lines out at random.
+            stdio: [Stdio::null(), Stdio::inherit(), Stdio::inherit()],
+            is_daemon: Some(true),
+            asked: self.settings.asked.clone(),
+            inherited: Some(Scheduling {
+                cpu_affinity: self.settings.cpu_affinity.clone(),
+                nice: self.settings.nice,
+            }),
+            limits: self.settings.limits.clone(),
+            start_method: self.settings.start_method,
+            #[cfg(feature = "sandbox")]
+            sandbox: self.settings.sandbox.clone(),
+            ..spawn::Settings::default()
+        };
+        if self.settings.is_isolated {
+            return self.start_isolated(settings);
+        }
+        let region = self.memory.region().clone();
+        let pool = self.this.get().cloned().unwrap_or_default();
+        spawn::start(
+            settings,
+            spawn::Job::Pool { region },
+            Some(Box::new(move |running: &Running, ended: &Ended| {
+                if let Some(pool) = pool.upgrade() {
+                    pool.on_worker_end(running, ended);
+                }
+            })),
+        )
+    }
+
+    /// Starts a worker that shares no memory with us, and the thread that acts in its name.
+    fn start_isolated(&self, settings: spawn::Settings) -> Result<Arc<Running>, Error> {
+        // One that is being dropped has stopped.
+        let this = self.this.get().and_then(Weak::upgrade);
+        let this = this.ok_or_else(failure::closed)?;
+        let (attendance, link, socket) = Attendance::new()
+            .map_err(|error| Error::not_started("could not make a worker's socket", error))?;
+        let job = spawn::Job::Isolated {
+            socket,
+            message: attendance.message.clone(),
+        };
+        let pool = Arc::downgrade(&this);
+        let ended = attendance.clone();
+        let on_end = move |running: &Running, how: &Ended| {
+            if let Some(pool) = pool.upgrade() {
+                // Before its jobs are buried: nobody may act in its name by then.
+                ended.end(&pool);
+                pool.on_worker_end(running, how);
+            }
+        };
+        let running = spawn::start(settings, job, Some(Box::new(on_end)))?;
+        // Without a thread the worker finds its link shut, and ends.
+        attendant::attend(this, &attendance, link, running.holder)?;
+        Ok(running)
+    }
+
+    /// Settles what a worker has left, which is gone: its job, its memory, its place.
+    fn on_worker_end(&self, running: &Running, ended: &Ended) {
+        let who = Who {
+            holder: running.holder,
+            name: running.name.clone(),
+            pid: running.pid,
+        };
+        let results = self.bury_jobs(&who, ended);
+        fault!("pool.buried");
+        self.free_memory(who.holder, results);
+        // Everybody: a wake-up may have died with the worker, whichever bell it was for.
+        self.memory.ring_everybody();
+        self.replace(who, ended, results.is_some());
+    }
+
+    /// Marks the job that the worker was at. Returns the name of its results' block, if there was
+    /// such a job.
+    fn bury_jobs(&self, who: &Who, ended: &Ended) -> Option<u64> {
+        let mut results = None;
+        for index in self.jobs() {
+            let job = self.memory.job(index);
+            if job.runner() != Some(who.holder) {
+                continue;
+            }
+            // Nobody changes either any more, until the caller finds the job dead.
+            results = Some(job.result.load(Ordering::Acquire));
+            let death = Death {
+                who: who.clone(),
+                ended: ended.clone(),
+            };
+            self.record_death(index, death);
+            if !job.bury(who.holder) {
+                self.forget_death(index);
+            }
+        }
+        results
+    }
+
+    /// Frees what the worker owned in the pool's memory, but for the results that the caller takes
+    /// over.
+    fn free_memory(&self, worker: Holder, results: Option<u64>) {
+        let kept = results.and_then(BlockId::from_bits);
+        let arena = self.memory.arena();
+        for block in arena.left_by(Owner::Process(worker)) {
+            if Some(block) != kept {
+                arena.free(block);
+            }
+        }
+    }
+
+    /// Takes the worker off the list and starts another, if there is need and hope.
+    fn replace(&self, who: Who, ended: &Ended, had_job: bool) {
+        let said = self.memory.seat(who.holder).said(who.holder);
+        let is_planned = said.leave.is_some() && ended.status == Status::Exited(0);
+        let finished = self.memory.header().finished.load(Ordering::Relaxed);
+        let mut crew = lock(&self.crew);
+        crew.live.remove(&who.holder.bits());
+        if had_job || said.jobs > 0 {
+            crew.failed_starts = 0;
+            crew.idle_ends = 0;
+        } else if !said.is_ready {
+            crew.failed_starts += 1;
+            self.cause.set(self.describe(&who, ended));
+        } else if finished != crew.finished {
+            crew.idle_ends = 0;
+        } else if !is_planned {
+            crew.idle_ends += 1;
+            self.cause.set(self.describe(&who, ended));
+        }
+        crew.finished = finished;
+        // Those that were killed with their pool did not die of anything else.
+        match is_planned || matches!(self.stop(), Some(Stop::Terminated)) {
+            true => crew.retired += 1,
+            false => crew.died += 1,
+        }
+        crew.past.push_back(who.clone());
+        if crew.past.len() > PAST {
+            crew.past.pop_front();
+        }
+        drop(crew);
+        // Now that no more are posted to it.
+        self.refuse_letters(&who, ended, is_planned);
+        self.tell(|| PoolEvent::WorkerEnded {
+            reason: match said.leave.filter(|_| is_planned) {
+                Some(leave) => leave.to_string(),
+                None => failure::how(ended),
+            },
+            name: who.name,
+            pid: who.pid,
+            is_planned,
+        });
+        fault!("pool.replacing");
+        let result = self.fill_crew();
+        if let Err(error) = &result {
+            self.cause.set(format!("{error:#}"));
+        }
+        self.break_if_deserted(result.is_err());
+        self.crew_changed.notify_all();
+    }
+
+    /// The workers that stay, the oldest first.
+    pub(super) fn staying(&self) -> Vec<Holder> {
+        let crew = lock(&self.crew);
+        let members = crew.live.values().filter(|member| !member.is_dismissed);
+        let mut staying: Vec<_> = members.map(|it| (it.number, it.running.holder)).collect();
+        staying.sort_unstable_by_key(|&(number, _)| number);
+        staying.into_iter().map(|(_, holder)| holder).collect()
+    }
+
+    /// Tells a worker of a job that is ready for it alone.
+    pub(super) fn post(&self, index: u32, worker: Holder) {
+        let crew = lock(&self.crew);
+        if crew.live.contains_key(&worker.bits()) {
+            // Whoever takes it off the list refuses its letters afterwards.
+            self.memory.seat(worker).post();
+            drop(crew);
+            fault!("pool.posted");
+            self.memory.work_bell().ring_all(self.memory.peers());
+        } else {
+            self.memory.job(index).refuse(worker);
+        }
+    }
+
+    /// Marks the jobs that were for a worker alone, which has ended, and that it did not claim.
+    fn refuse_letters(&self, who: &Who, ended: &Ended, is_planned: bool) {
+        for index in self.jobs() {
+            let job = self.memory.job(index);
+            let is_its = job.target.load(Ordering::Relaxed) == who.holder.bits();
+            if !is_its || !job.is_ready() {
+                continue;
+            }
+            // That it was to end is no cause.
+            if !is_planned {
+                let death = Death {
+                    who: who.clone(),
+                    ended: ended.clone(),
+                };
+                self.record_death(index, death);
+            }
+            // Read before: afterwards the job is the caller's.
+            let bell = job.bell.load(Ordering::Relaxed);
+            if job.refuse(who.holder) {
+                self.memory.done_bell(bell).ring_all(self.memory.peers());
+            } else {
+                self.forget_death(index);
+            }
+        }
+    }
+
+    /// Stops the pool if it has no workers and, because one could not be started or too many came
+    /// to nothing, gets none.
+    fn break_if_deserted(&self, has_failed: bool) {
+        let crew = lock(&self.crew);
+        let is_hopeless = has_failed || crew.has_given_up(self.workers());
+        let is_deserted = crew.live.is_empty();
+        drop(crew);
+        if is_deserted && is_hopeless && self.needs_workers() {
+            let error = self.cause.error();
+            self.set_stop(Stop::Broken(error.clone()));
+            self.tell(|| PoolEvent::Stopped { error });
+        }
+    }
+
+    /// Adds the workers to the figures.
+    pub(super) fn add_crew(&self, stats: &mut PoolStats) {
+        let crew = lock(&self.crew);
+        stats.workers_started = crew.started;
+        stats.workers_retired = crew.retired;
+        stats.workers_died = crew.died;
+        let mut members: Vec<_> = crew.live.values().collect();
+        members.sort_by_key(|member| member.number);
+        for Member { running, .. } in members {
+            let said = self.memory.seat(running.holder).said(running.holder);
+            stats.workers.push(WorkerStats {
+                name: running.name.clone(),
+                pid: running.pid,
+                is_ready: said.is_ready,
+                is_busy: false,
+                items: said.items,
+                jobs: said.jobs,
+                working: Duration::from_nanos(said.busy),
+            });
+        }
+    }
+
+    /// Why a worker that had no job ended, in words.
+    fn describe(&self, who: &Who, ended: &Ended) -> String {
+        let failure = &self.memory.header().initializer_failure;
+        let is_ready = self.memory.seat(who.holder).said(who.holder).is_ready;
+        match super::worker::initializer_failure(&self.memory, failure).filter(|_| !is_ready) {
+            Some(error) => error.with_process(who.name.clone(), who.pid).to_string(),
+            None => failure::describe(who, ended),
+        }
+    }
+
+    /// Who a worker is or was, for an error.
+    pub(super) fn who(&self, holder: Holder) -> Option<(String, u32)> {
+        let crew = lock(&self.crew);
+        match crew.live.get(&holder.bits()) {
+            Some(member) => Some((member.running.name.clone(), member.running.pid)),
+            None => crew
+                .past
+                .iter()
+                .rev()
+                .find(|who| who.holder == holder)
+                .map(|who| (who.name.clone(), who.pid)),
+        }
+    }
+
+    /// Kills one worker, if it has not ended.
+    pub(super) fn kill_worker(&self, worker: Holder) {
+        // Not under the lock: a worker that has ended is settled in here.
+        let crew = lock(&self.crew);
+        let member = crew.live.get(&worker.bits());
+        let running = member.map(|member| member.running.clone());
+        drop(crew);
+        if let Some(running) = running {
+            running.signal(sys::signal::KILL);
+        }
+    }
+
+    /// Kills all workers.
+    pub(super) fn kill_crew(&self) {
+        // Not under the lock: a worker that has ended is settled in here.
+        let crew = lock(&self.crew);
+        let live: Vec<_> = crew.live.values().map(|it| it.running.clone()).collect();
+        drop(crew);
+        for worker in live {
+            worker.signal(sys::signal::KILL);
+        }
+    }
+
+    /// Waits until no worker is left; false if `deadline` came first.
+    pub(super) fn wait_for_crew(&self, deadline: Deadline) -> bool {
+        let mut crew = lock(&self.crew);
+        while !crew.live.is_empty() {
+            if deadline.has_passed() {
+                return false;
+            }
+            let changed = &self.crew_changed;
+            crew = match deadline.remaining() {
+                Some(left) => match changed.wait_timeout(crew, left) {
+                    Ok((crew, _)) => crew,
+                    Err(poison) => poison.into_inner().0,
+                },
+                None => changed
+                    .wait(crew)
+                    .unwrap_or_else(|poison| poison.into_inner()),
+            };
+        }
+        true
+    }
+}

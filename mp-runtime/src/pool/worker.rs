@@ -1,0 +1,446 @@
+//! The worker's loop: claim a job, run its items, commit, until there is nothing left to do.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use super::current;
+use super::job::{Early, Expired, Finish, Job, Progress, Running};
+use super::reduce;
+use super::region::{CLOSED, Memory, STOPPED};
+use super::seat::{Leave, Seat};
+use super::wire;
+use crate::deadline::Deadline;
+use crate::error::{Error, TaskError};
+use crate::fault::fault;
+use crate::life::Program;
+use crate::loom::{AtomicU64, Ordering};
+use crate::shm::buffer::{Buffer, Full};
+use crate::shm::{BlockId, Owner};
+use crate::sync::raw::{Holder, Peers};
+use crate::sys;
+use crate::task::call::{self, Tag, decode_result, read_record};
+use crate::task::registry::{self, Entry};
+use crate::wire::transfer::{self, Sent};
+
+/// How often the ring is looked at before the worker sleeps: a job often follows the last one at
+/// once.
+const SPINS: u32 = 2000;
+
+/// The exit code of a worker whose pool's memory does not fit, or whose initializer failed.
+const UNFIT: i32 = 1;
+
+/// Works for the pool whose memory is the descriptor `memory`, until it needs us no longer; returns
+/// the exit code.
+pub(crate) fn work(program: &'static Program, memory: Option<RawFd>) -> i32 {
+    let attached = memory
+        .ok_or_else(|| Error::wrong_build("the pool's memory did not arrive"))
+        .and_then(|memory| {
+            sys::fd::inherited(memory)
+                .map_err(|error| Error::system("the pool's memory did not arrive", error))
+        })
+        .and_then(|memory| Memory::attach(program, memory));
+    let memory = match attached {
+        // There until the process ends: a task's threads may ask about it.
+        Ok(memory) => &*Box::leak(Box::new(memory)),
+        Err(error) => {
+            eprintln!("mp: a worker could not begin: {error:#}");
+            return UNFIT;
+        }
+    };
+    let limit = |word: &AtomicU64| match word.load(Ordering::Relaxed) {
+        0 => u64::MAX,
+        limit => limit,
+    };
+    let header = memory.header();
+    let me = program.roster.me();
+    let seat = memory.seat(me);
+    seat.take(me);
+    current::set_pool(memory, me);
+    let mut worker = Worker {
+        me,
+        seat,
+        spins: if sys::process::cpu_count() > 1 {
+            SPINS
+        } else {
+            0
+        },
+        left: limit(&header.max_tasks),
+        max_memory: limit(&header.max_memory),
+        idle_timeout: Duration::from_nanos(limit(&header.idle_timeout)),
+        letters: 0,
+        task: None,
+        bytes_each: 16,
+        program,
+        memory,
+    };
+    if header.drains.load(Ordering::Relaxed) != 0 {
+        // Whoever signals a whole group means the program: the parent decides what is finished.
+        let _ = sys::signal::leave_to_parent(sys::signal::TERMINATE);
+    }
+    if !worker.initialize() {
+        return UNFIT;
+    }
+    fault!("pool.ready");
+    seat.set_ready();
+    let leave = worker.run();
+    seat.set_leave(leave);
+    fault!("pool.leaving");
+    0
+}
+
+/// Why a worker does not come to commit the items of a job.
+enum Halt {
+    NoRoom,
+    Expired,
+}
+
+impl From<Full> for Halt {
+    fn from(_: Full) -> Self {
+        Self::NoRoom
+    }
+}
+
+impl From<Expired> for Halt {
+    fn from(_: Expired) -> Self {
+        Self::Expired
+    }
+}
+
+struct Worker<'a> {
+    program: &'static Program,
+    memory: &'a Memory,
+    me: Holder,
+    seat: &'a Seat,
+    spins: u32,
+    /// Items that may still be run.
+    left: u64,
+    /// Bytes of its own with which it ends.
+    max_memory: u64,
+    /// How long it waits for a job.
+    idle_timeout: Duration,
+    /// Jobs for this seat alone that are over, as it knows.
+    letters: u32,
+    /// The task of the last job.
+    task: Option<&'static Entry>,
+    /// Bytes that an item's result took, as far as is known.
+    bytes_each: usize,
+}
+
+impl<'a> Worker<'a> {
+    fn run(&mut self) -> Leave {
+        loop {
+            let (job, running) = match self.next_job() {
+                Ok(claimed) => claimed,
+                Err(leave) => return leave,
+            };
+            match self.run_job(job, running) {
+                Finish::Committed => {}
+                Finish::TakenAway => return Leave::Over,
+            }
+            if self.left == 0 {
+                return Leave::Items;
+            }
+            if self.max_memory != u64::MAX
+                && sys::process::own_memory().is_ok_and(|bytes| bytes > self.max_memory)
+            {
+                return Leave::Memory;
+            }
+        }
+    }
+
+    /// Claims a job, waiting for one; or why the worker is to end.
+    fn next_job(&mut self) -> Result<(&'a Job, Running), Leave> {
+        let memory = self.memory;
+        let header = memory.header();
+        let mut idle_until = None;
+        loop {
+            // Acquire: pairs with the Release of who sets the flags.
+            let flags = header.flags.load(Ordering::Acquire);
+            if flags & STOPPED != 0 {
+                return Err(Leave::Over);
+            }
+            if self.seat.is_dismissed(self.me) {
+                return Err(Leave::Dismissed);
+            }
+            if let Some(claimed) = memory.claim_next(self.me, &mut self.letters) {
+                return Ok(claimed);
+            }
+            // A job that comes after this look is seen by the parent when we are gone.
+            if idle_until.is_some_and(Deadline::has_passed) {
+                return Err(Leave::Idle);
+            }
+            if (0..self.spins).any(|_| {
+                std::hint::spin_loop();
+                memory.has_work()
+            }) {
+                continue;
+            }
+            let ticket = memory.work_bell().listen();
+            let flags = header.flags.load(Ordering::Acquire);
+            let is_asked = self.seat.is_dismissed(self.me) || self.seat.letters() != self.letters;
+            if flags & STOPPED != 0 || memory.has_work() || is_asked {
+                continue;
+            }
+            // Whoever changes either rings the bell afterwards.
+            if flags & CLOSED != 0 && header.calls.load(Ordering::Acquire) == 0 {
+                return Err(Leave::Over);
+            }
+            fault!("pool.idle");
+            let deadline = *idle_until.get_or_insert_with(|| Deadline::after(self.idle_timeout));
+            memory.work_bell().wait(memory.peers(), ticket, deadline);
+        }
+    }
+
+    fn run_job(&mut self, job: &'a Job, running: Running) -> Finish {
+        let began = sys::clock::now();
+        job.began.store(began, Ordering::Relaxed);
+        let first = job.first.load(Ordering::Relaxed);
+        let ran = self.run_items(job, &running);
+        current::set_job(None);
+        let early = match ran {
+            Ok(early) => early,
+            Err(Halt::NoRoom) => Early::NoRoom,
+            // The job is the parent's, which is about to kill us.
+            Err(Halt::Expired) => return Finish::TakenAway,
+        };
+        job.set_early(early);
+        let elapsed = sys::clock::now() - began;
+        job.elapsed.store(elapsed, Ordering::Relaxed);
+        let ran = job.progress().done.saturating_sub(first);
+        self.left = self.left.saturating_sub(u64::from(ran));
+        self.seat.count(ran, elapsed);
+        fault!("pool.committing");
+        // The results are the parent's before the job is done; if we die in between, the job's word
+        // of them counts.
+        if let Some(block) = BlockId::from_bits(job.result.load(Ordering::Relaxed)) {
+            let me = Owner::Process(self.me);
+            self.memory
+                .arena()
+                .set_owner(block, me, self.memory.parent());
+        }
+        fault!("pool.handed");
+        self.memory
+            .header()
+            .finished
+            .fetch_add(1, Ordering::Relaxed);
+        // Read before the commit: afterwards the job is the caller's.
+        let bell = job.bell.load(Ordering::Relaxed);
+        let finish = job.finish(running);
+        fault!("pool.committed");
+        // Everybody: several calls may share the bell.
+        self.memory.done_bell(bell).ring_all(self.memory.peers());
+        finish
+    }
+
+    /// Runs the items that are due, and returns why it stopped before the last, if it did.
+    fn run_items(&mut self, job: &'a Job, running: &Running) -> Result<Early, Halt> {
+        let input_len = job.input_len.load(Ordering::Relaxed) as usize;
+        let input = self
+            .memory
+            .bytes(job.input.load(Ordering::Relaxed), input_len);
+        let Some((name, mut items)) = input.and_then(wire::read_items) else {
+            return Ok(Early::Unreadable);
+        };
+        let (name, merge) = match name.split_once('\0') {
+            Some((name, merge)) => (name, registry::by_name(merge).ok()),
+            None => (name, None),
+        };
+        let Some(task) = self.task(name) else {
+            return Ok(Early::Unreadable);
+        };
+        let first = job.first.load(Ordering::Relaxed);
+        let count = job.count.load(Ordering::Relaxed);
+        for _ in 0..first {
+            if read_record(&mut items).is_none() {
+                return Ok(Early::Unreadable);
+            }
+        }
+        let me = Owner::Process(self.me);
+        let wish = wire::RECORDS + count.saturating_sub(first) as usize * self.bytes_each;
+        let arena = self.memory.arena().clone();
+        let mut out = Buffer::in_block(arena.clone(), me, wish)
+            .or_else(|_| Buffer::in_block(arena, me, wire::RECORDS))?;
+        out.publish_in(&job.result);
+        wire::begin_results(&mut out)?;
+        let program = self.program;
+        // One scope for all items: to enter one costs as much as a small item.
+        current::set_job(Some(self.memory.index_of(job)));
+        let run = || self.run_each(job, running, task, items, first, &mut out);
+        let (ran, _) = transfer::sending(|| transfer::receiving(program, run));
+        let (early, done) = ran.inspect_err(|_| {
+            // The caller reads the results that are there.
+            out.give_up_block();
+        })?;
+        // Not where time is short: that of an item is over.
+        if let (Some(merge), Early::No) = (merge, early)
+            && job.limit.load(Ordering::Relaxed) == 0
+        {
+            // Without, the caller gets the results as they are.
+            let _ = self.merge(job, merge, &out.as_slice()[wire::RECORDS..]);
+        }
+        self.bytes_each = (out.len() / (done - first).max(1) as usize + 1).min(1 << 20);
+        // It is the job's from now on.
+        out.give_up_block();
+        Ok(early)
+    }
+
+    /// Merges the results of a job into one, if they can be.
+    #[cold]
+    fn merge(&self, job: &Job, merge: &Entry, results: &[u8]) -> Option<()> {
+        let merged = reduce::merge(self.program, merge, results)?;
+        let me = Owner::Process(self.me);
+        let arena = self.memory.arena();
+        let wish = wire::RECORDS + merged.len() + size_of::<u64>();
+        let mut out = Buffer::in_block(arena.clone(), me, wish).ok()?;
+        wire::begin_results(&mut out).ok()?;
+        wire::write_item(&mut out, |out| Ok(out.write(&merged)?)).ok()?;
+        let block = out.into_block().ok()?.id();
+        // Release: pairs with the Acquire in the caller's `take`. If we die before it is the
+        // parent's, it is freed with us, and the word names nothing.
+        job.merged.store(block.bits(), Ordering::Release);
+        fault!("pool.merged");
+        arena.set_owner(block, me, self.memory.parent());
+        Some(())
+    }
+
+    /// Runs items one after the other; returns why it stopped early, if it did, and how many are
+    /// done.
+    fn run_each(
+        &self,
+        job: &Job,
+        running: &Running,
+        task: &Entry,
+        mut items: &[u8],
+        first: u32,
+        out: &mut Buffer,
+    ) -> Result<(Early, u32), Halt> {
+        let is_timed = job.limit.load(Ordering::Relaxed) > 0;
+        let mut at = Progress::from(first);
+        let early = loop {
+            let done = at.claimed;
+            // Less than there were, once its caller has gone.
+            if done >= job.count.load(Ordering::Relaxed) {
+                break Early::No;
+            }
+            if u64::from(done - first) == self.left {
+                break Early::Retired;
+            }
+            let Some((_, mut arguments)) = read_record(&mut items) else {
+                break Early::Unreadable;
+            };
+            // The results up to here are complete, and the next item is no longer surely untouched.
+            let next = Progress {
+                claimed: done + 1,
+                done,
+            };
+            if is_timed {
+                // Its time is not that of the one before it, which is over by the clock as well.
+                job.item_began.store(sys::clock::now(), Ordering::Relaxed);
+            }
+            job.advance(running, at, next, is_timed)?;
+            at = next;
+            fault!("pool.item");
+            let start = out.len();
+            let kept = call::run(task, &mut arguments, out).and_then(|_| {
+                let sent = transfer::take_sent();
+                match sent.is_empty() {
+                    true => Ok(()),
+                    false => self.attach(job, sent, start, out),
+                }
+            });
+            if let Err(Full) = kept {
+                out.truncate(start);
+                // Before the progress says that no item is being run: this one was.
+                job.set_early(Early::OutOfMemory);
+                job.advance(running, at, Progress::from(done), is_timed)?;
+                return Ok((Early::OutOfMemory, done));
+            }
+            fault!("pool.ran");
+        };
+        let done = at.claimed;
+        job.advance(running, at, Progress::from(done), is_timed)?;
+        Ok((early, done))
+    }
+
+    /// Packs the handles of a result for the parent and marks its record.
+    #[cold]
+    fn attach(&self, job: &Job, sent: Sent, start: usize, out: &mut Buffer) -> Result<(), Full> {
+        let Some(parcel) = sent.pack(self.program)? else {
+            return Ok(());
+        };
+        // If we die before it is the parent's, it is freed with us, and the word names nothing; if
+        // after, the caller finds it by the word or by the mark.
+        job.result_parcel.store(parcel.bits(), Ordering::Release);
+        fault!("pool.packed");
+        let me = Owner::Process(self.me);
+        self.program
+            .arena
+            .set_owner(parcel, me, self.memory.parent());
+        wire::mark(start, parcel, out)
+    }
+
+    /// The task of that name.
+    fn task(&mut self, name: &str) -> Option<&'static Entry> {
+        if let Some(task) = self.task
+            && (task.name)() == name
+        {
+            return Some(task);
+        }
+        self.task = registry::by_name(name).ok();
+        self.task
+    }
+
+    /// Runs what each worker is to run first; false if that failed.
+    fn initialize(&mut self) -> bool {
+        let header = self.memory.header();
+        let len = header.initializer_len.load(Ordering::Relaxed) as usize;
+        let Some(input) = self
+            .memory
+            .bytes(header.initializer.load(Ordering::Acquire), len)
+        else {
+            return true;
+        };
+        let task_and_record = wire::read_items(input)
+            .and_then(|(name, mut items)| Some((self.task(name)?, read_record(&mut items)?.1)));
+        let Some((task, mut arguments)) = task_and_record else {
+            return false;
+        };
+        let me = Owner::Process(self.me);
+        let Ok(mut out) = Buffer::in_block(self.memory.arena().clone(), me, 0) else {
+            return false;
+        };
+        let program = self.program;
+        let run = || call::run(task, &mut arguments, &mut out);
+        let (tag, _) = transfer::sending(|| transfer::receiving(program, run));
+        if tag == Ok(Tag::Value) {
+            return true;
+        }
+        if let Some(block) = out.give_up_block() {
+            let arena = self.memory.arena();
+            arena.set_owner(block.id(), me, self.memory.parent());
+            let word = &header.initializer_failure;
+            // Release: pairs with the Acquire in `initializer_failure`. The first failure is told.
+            let told =
+                word.compare_exchange(0, block.id().bits(), Ordering::Release, Ordering::Relaxed);
+            if told.is_err() {
+                arena.free(block.id());
+            }
+        }
+        false
+    }
+}
+
+/// Why an initializer failed, as `word` names it.
+pub(super) fn initializer_failure(memory: &Memory, word: &AtomicU64) -> Option<TaskError> {
+    let mut bytes = memory.bytes(word.load(Ordering::Acquire), usize::MAX)?;
+    let (tag, payload) = read_record(&mut bytes)?;
+    let header = memory.header();
+    let len = header.initializer_len.load(Ordering::Relaxed) as usize;
+    let name = memory
+        .bytes(header.initializer.load(Ordering::Relaxed), len)
+        .and_then(wire::read_items)
+        .map_or("", |(name, _)| name);
+    decode_result::<()>(tag, payload)
+        .err()
+        .map(|error| error.with_task(name))
+}

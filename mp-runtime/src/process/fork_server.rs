@@ -1,0 +1,445 @@
+//! The parent's half of a start by the fork server: keep one, and order children from it.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::launcher;
+use super::order::{Answer, MOST, Order, Parts};
+use super::running::Running;
+use super::spawn::{INIT_PASSED, Request, arguments, environment};
+use super::supervisor;
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::fault::fault;
+use crate::life::program;
+use crate::shm::buffer::Buffer;
+use crate::sync::raw::Holder;
+use crate::sys;
+use crate::sys::process::{Spawn, Status};
+use crate::sys::startup::{Claim, Extra};
+use crate::task::{Arguments, TaskFn, assert_task, encode_arguments, registry};
+use crate::wire::transfer;
+
+/// A fork server and the way to it. Dropping it ends it.
+pub(super) struct Server {
+    /// Where it takes orders and answers.
+    control: OwnedFd,
+    /// Held from an order to its answer.
+    turn: Mutex<()>,
+    life: Arc<Life>,
+    recipe: Arc<Recipe>,
+    /// The socket whose end of file is its end.
+    _socket: OwnedFd,
+}
+
+/// A fork server as the supervisor knows it.
+#[derive(Debug)]
+pub(super) struct Life {
+    pid: u32,
+    pidfd: OwnedFd,
+    ended: Mutex<Option<Status>>,
+}
+
+/// What a fork server is made of; one that died is replaced by one that is alike.
+struct Recipe {
+    /// Its environment, which its children have unless they are given another.
+    envp: Vec<CString>,
+    by_init: bool,
+    preload: Option<Arc<Preload>>,
+}
+
+/// The call that a fork server makes before anything else.
+struct Preload {
+    task: &'static str,
+    arguments: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Current {
+    server: Option<Arc<Server>>,
+    preload: Option<Arc<Preload>>,
+}
+
+static CURRENT: Mutex<Current> = Mutex::new(Current {
+    server: None,
+    preload: None,
+});
+
+/// Has the fork server of this process call `task` once, before it makes children: what that leaves
+/// in statics, caches and the like, all children have from the start, in memory that they share until
+/// they write to it.
+///
+/// It counts for children that are started from now on, by
+/// [`StartMethod::ForkServer`](crate::StartMethod::ForkServer). If a fork server runs already,
+/// another takes its place at the next start. The task runs in the fork server, in which `mp` does
+/// not work, and which can be copied only while it has a single thread: the task may start none that
+/// go on.
+///
+/// # Errors
+///
+/// If the function is not a task, or its arguments could not be encoded: shared objects, such as
+/// queues, cannot be among them. If the task panics or starts threads, starts by the fork server fail
+/// and say why.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::OnceLock;
+///
+/// static PRIMES: OnceLock<Vec<u32>> = OnceLock::new();
+///
+/// #[mp::task]
+/// fn find_primes(below: u32) {
+///     let is_prime = |n: &u32| (2..*n).all(|d| n % d != 0);
+///     PRIMES.get_or_init(|| (2..below).filter(is_prime).collect());
+/// }
+///
+/// #[mp::task]
+/// fn prime(index: usize) -> Option<u32> {
+///     PRIMES.get()?.get(index).copied()
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// mp::preload(find_primes, (100,))?;
+/// let child = mp::Process::new(prime, (10,))
+///     .start_method(mp::StartMethod::ForkServer)
+///     .start()?;
+/// assert_eq!(child.join()?, Some(31));
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "set_forkserver_preload")]
+pub fn preload<F, A>(task: F, arguments: A) -> Result<(), Error>
+where
+    F: TaskFn<A, Output = ()>,
+    A: Arguments,
+{
+    assert_task!(F);
+    let _ = task;
+    let task = (registry::by_type::<F>()?.name)();
+    let mut out = Buffer::new();
+    transfer::abroad(|| encode_arguments(&arguments, &mut out)).map_err(|error| {
+        Error::not_encoded(format!(
+            "preload task \"{task}\": its arguments cannot be encoded: {error}"
+        ))
+    })?;
+    let preload = Preload {
+        task,
+        arguments: out.as_slice().to_vec(),
+    };
+    current_state().preload = Some(Arc::new(preload));
+    Ok(())
+}
+
+fn current_state() -> MutexGuard<'static, Current> {
+    // No user code runs under this lock, so a poisoned one is as good as any.
+    CURRENT.lock().unwrap_or_else(|poison| poison.into_inner())
+}
+
+/// The fork server of this process; makes one if there is none, or none that will do.
+pub(super) fn current() -> Result<Arc<Server>, Error> {
+    let mut state = current_state();
+    let by_init = INIT_PASSED.load(Ordering::Relaxed);
+    if let Some(server) = state
+        .server
+        .as_ref()
+        .filter(|server| !server.life.has_ended())
+    {
+        let recipe = &server.recipe;
+        let wanted = state.preload.as_ref().map(Arc::as_ptr);
+        if recipe.by_init == by_init && recipe.preload.as_ref().map(Arc::as_ptr) == wanted {
+            return Ok(server.clone());
+        }
+    }
+    let recipe = Recipe {
+        envp: environment(&[])?,
+        by_init,
+        preload: state.preload.clone(),
+    };
+    let server = Server::start(Arc::new(recipe))?;
+    let old = state.server.replace(server.clone());
+    drop(state);
+    drop(old);
+    Ok(server)
+}
+
+/// One that is like `dead`, for an order that did not reach that.
+fn successor(dead: &Arc<Server>) -> Result<Arc<Server>, Error> {
+    let mut state = current_state();
+    match &state.server {
+        Some(server) if Arc::ptr_eq(server, dead) => {
+            let server = Server::start(dead.recipe.clone())?;
+            state.server = Some(server.clone());
+            Ok(server)
+        }
+        Some(server) if Arc::ptr_eq(&server.recipe, &dead.recipe) => Ok(server.clone()),
+        // Somebody asked for another kind meanwhile.
+        _ => Server::start(dead.recipe.clone()),
+    }
+}
+
+/// Has a child made and watched.
+pub(super) fn launch(
+    server: &Arc<Server>,
+    request: Request,
+    timeout: Duration,
+) -> Result<Arc<Running>, Error> {
+    let failed = |error: io::Error| {
+        Error::not_started(
+            format!(
+                "process \"{}\": the fork server did not make it",
+                request.name
+            ),
+            error,
+        )
+    };
+    supervisor::ensure().map_err(failed)?;
+    let deadline = Deadline::after(timeout);
+    let pid = match server.order(&request, deadline) {
+        Ok(Some(pid)) => pid,
+        Ok(None) => {
+            // It was gone before it was asked.
+            let next = successor(server)?;
+            match next.order(&request, deadline).map_err(failed)? {
+                Some(pid) => pid,
+                None => return Err(failed(next.obituary())),
+            }
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    launcher::watch(pid, request).map_err(|error| {
+        sys::process::kill_unwatched(pid);
+        Error::not_started("the process could not be watched", error)
+    })
+}
+
+/// Ends the fork server, because this process does.
+pub(super) fn end() {
+    let server = current_state().server.take();
+    if let Some(server) = server {
+        server.life.kill();
+    }
+}
+
+impl Server {
+    fn start(recipe: Arc<Recipe>) -> Result<Arc<Self>, Error> {
+        let failed = |error| Error::not_started("could not start the fork server", error);
+        let (control, their_control) = sys::fd::packet_pair().map_err(failed)?;
+        // Before it runs, so that nobody is waited for.
+        send_preload(control.as_fd(), recipe.preload.as_deref()).map_err(failed)?;
+        let (socket, their_socket) = sys::fd::socket_pair().map_err(failed)?;
+        let fingerprint = sys::process::own_fingerprint().map_err(failed)?;
+        let claim = Claim {
+            parent_pid: std::process::id(),
+            by_init: recipe.by_init,
+            socket: their_socket.as_raw_fd(),
+            arena: Some(program()?.memory().as_raw_fd()),
+            slot: 0,
+            generation: 0,
+            fingerprint,
+            extra: Some(Extra::ForkServer(their_control.as_raw_fd())),
+        };
+        let mut envp = recipe.envp.clone();
+        envp.push(claim.to_variable());
+        let life = launcher::run(move || {
+            // Two that read from one terminal would share the lines out at random.
+            let null = File::open("/dev/null")?;
+            let arena = program().map_err(io::Error::other)?.memory();
+            let pid = sys::process::spawn(&Spawn {
+                path: &sys::process::executable()?,
+                argv: &arguments(),
+                envp: &envp,
+                stdio: [Some(null.as_fd()), None, None],
+                inherit: &[their_socket.as_fd(), their_control.as_fd(), arena],
+            })?;
+            fault!("fork.spawned");
+            sys::process::raise_oom_score(pid);
+            let life = sys::process::pidfd_open(pid).and_then(|pidfd| {
+                let life = Arc::new(Life {
+                    pid,
+                    pidfd,
+                    ended: Mutex::new(None),
+                });
+                supervisor::watch_server(&life)?;
+                Ok(life)
+            });
+            life.inspect_err(|_| sys::process::kill_unwatched(pid))
+        })
+        .map_err(failed)?;
+        Ok(Arc::new(Self {
+            control,
+            turn: Mutex::default(),
+            life,
+            recipe,
+            _socket: socket,
+        }))
+    }
+
+    /// The environment of its children, unless they are given another.
+    pub(super) fn environment(&self) -> &[CString] {
+        &self.recipe.envp
+    }
+
+    /// Has a child made and returns its process id; `None` if the server was gone before.
+    fn order(&self, request: &Request, deadline: Deadline) -> io::Result<Option<u32>> {
+        let program = program().map_err(io::Error::other)?;
+        let holder = Holder::new(request.claim.slot, request.claim.generation);
+        let order = Order {
+            slot: holder.slot(),
+            generation: holder.generation(),
+            pid_place: program.roster.pid_place(holder),
+        };
+        let directory = sys::fd::working_directory()?;
+        let stream = |index: usize| {
+            let given = request.streams[index].theirs();
+            given.or_else(|| sys::fd::std_stream(index))
+        };
+        let parts = Parts {
+            socket: request.socket.as_fd(),
+            directory: directory.as_fd(),
+            region: request.region.as_ref().map(|region| region.memory()),
+            streams: [stream(0), stream(1), stream(2)],
+        };
+        let _turn = self
+            .turn
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner());
+        if self.life.has_ended() {
+            return Ok(None);
+        }
+        let bytes = order.to_bytes(&parts);
+        match sys::fd::send_packet(self.control.as_fd(), &bytes, &parts.fds()) {
+            Err(error) if is_gone(&error) => return Ok(None),
+            result => result?,
+        }
+        fault!("fork.sent");
+        let (answer, is_late) = self.answer(deadline)?;
+        // Written by the kernel when there was a child, so that this holds whatever became of the
+        // server.
+        let pid = program.roster.slot(holder.slot()).pid();
+        match answer {
+            Some(Answer::Made) | None if pid != 0 => Ok(Some(pid)),
+            Some(Answer::Failed(why)) => Err(io::Error::other(why)),
+            Some(Answer::Unfit(why)) => {
+                // The next start tries with another.
+                self.life.kill();
+                Err(io::Error::other(why))
+            }
+            Some(Answer::Made) | None if is_late => Err(self.reproach()),
+            Some(Answer::Made) | None => Err(self.obituary()),
+        }
+    }
+
+    /// What the server says to an order, `None` if it died, and whether it said nothing in time: then
+    /// it is killed, so that it does not make a child that nobody expects any more.
+    fn answer(&self, deadline: Deadline) -> io::Result<(Option<Answer>, bool)> {
+        let both = [self.control.as_fd(), self.life.pidfd.as_fd()];
+        let is_late = !sys::fd::wait_readable(&both, deadline.remaining())?;
+        if is_late {
+            self.life.kill();
+        }
+        Ok((self.last_words()?, is_late))
+    }
+
+    /// What the server has said, if it has.
+    fn last_words(&self) -> io::Result<Option<Answer>> {
+        let control = self.control.as_fd();
+        if sys::fd::wait_readable(&[control], Some(Duration::ZERO))?
+            && let Ok(Some((bytes, _))) = sys::fd::receive_packet(control, MOST)
+        {
+            return Ok(Some(Answer::parse(&bytes)));
+        }
+        // What it made, it has made by now.
+        self.life.wait();
+        Ok(None)
+    }
+
+    /// Why it was killed.
+    fn reproach(&self) -> io::Error {
+        let pid = self.life.pid;
+        let text = format!(
+            "it (process {pid}) did not answer in time and was killed; if what it preloads takes \
+             long, ask for a longer start_timeout"
+        );
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    }
+
+    /// How it died.
+    fn obituary(&self) -> io::Error {
+        let how = match self.life.wait() {
+            Status::Exited(code) => format!("exited with code {code}"),
+            Status::Signaled { signal, .. } => format!(
+                "was killed by {}",
+                sys::signal::signal_name(signal).unwrap_or("a signal")
+            ),
+            Status::Unknown => "ended".to_owned(),
+        };
+        let pid = self.life.pid;
+        io::Error::other(format!(
+            "it (process {pid}) {how} before it had made the process; the next start makes another"
+        ))
+    }
+}
+
+/// Whether an error of sending says that nobody is there.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
+}
+
+/// Tells a server what to call before anything else.
+fn send_preload(control: BorrowedFd<'_>, preload: Option<&Preload>) -> io::Result<()> {
+    let Some(preload) = preload else {
+        return sys::fd::send_packet(control, &[0], &[]);
+    };
+    let mut bytes = vec![1];
+    bytes.extend_from_slice(preload.task.as_bytes());
+    let len = preload.arguments.len() as u64;
+    let mut memory = File::from(sys::memory::create_memory("mp-preload", len)?);
+    memory.write_all(&preload.arguments)?;
+    memory.rewind()?;
+    sys::fd::send_packet(control, &bytes, &[memory.as_fd()])
+}
+
+impl Life {
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.reap(false).is_some()
+    }
+
+    /// Waits for its end, which is near.
+    fn wait(&self) -> Status {
+        self.reap(true).unwrap_or(Status::Unknown)
+    }
+
+    fn kill(&self) {
+        // One that has ended has nobody to tell.
+        let _ = sys::process::pidfd_signal(self.pidfd(), sys::signal::KILL);
+        self.wait();
+    }
+
+    /// How it ended; `None` if it has not, which is not returned where we `block`.
+    pub(super) fn reap(&self, block: bool) -> Option<Status> {
+        let mut ended = self
+            .ended
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner());
+        if ended.is_none() {
+            *ended = match sys::process::reap(self.pidfd(), self.pid, block) {
+                Ok(status) => status,
+                Err(_) => Some(Status::Unknown),
+            };
+        }
+        *ended
+    }
+}

@@ -1,0 +1,162 @@
+//! What a fork server is told, and what it answers.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// Bytes of the longest message.
+pub(super) const MOST: usize = 64 * 1024;
+
+/// The child that is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+    /// Where in the arena the kernel is to write the child's process id.
+    pub(super) pid_place: u64,
+}
+
+/// The descriptors that go with an order.
+#[derive(Debug)]
+pub(super) struct Parts<Fd> {
+    /// The child's end of the socket between it and its parent.
+    pub(super) socket: Fd,
+    /// The directory that it begins in.
+    pub(super) directory: Fd,
+    /// A pool's memory.
+    pub(super) region: Option<Fd>,
+    /// Its standard streams, as far as they are open.
+    pub(super) streams: [Option<Fd>; 3],
+}
+
+/// Which of the descriptors that may be missing are there.
+const REGION: u8 = 1 << 3;
+
+impl Order {
+    const LEN: usize = 17;
+
+    pub(super) fn to_bytes(self, parts: &Parts<BorrowedFd<'_>>) -> [u8; Order::LEN] {
+        let mut present = if parts.region.is_some() { REGION } else { 0 };
+        for (index, stream) in parts.streams.iter().enumerate() {
+            present |= u8::from(stream.is_some()) << index;
+        }
+        let mut bytes = [present; Order::LEN];
+        bytes[1..5].copy_from_slice(&self.slot.to_le_bytes());
+        bytes[5..9].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[9..].copy_from_slice(&self.pid_place.to_le_bytes());
+        bytes
+    }
+
+    /// Reads an order with its descriptors; `None` if it is none.
+    pub(super) fn parse(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<(Order, Parts<OwnedFd>)> {
+        let bytes: &[u8; Order::LEN] = bytes.try_into().ok()?;
+        let (present, rest) = bytes.split_first()?;
+        let (slot, rest) = rest.split_first_chunk()?;
+        let (generation, rest) = rest.split_first_chunk()?;
+        let order = Order {
+            slot: u32::from_le_bytes(*slot),
+            generation: u32::from_le_bytes(*generation),
+            pid_place: u64::from_le_bytes(*rest.first_chunk()?),
+        };
+        let mut fds = fds.into_iter();
+        let (socket, directory) = (fds.next()?, fds.next()?);
+        let mut next_if = |bit: u8| (present & bit != 0).then(|| fds.next()).flatten();
+        let parts = Parts {
+            socket,
+            directory,
+            region: next_if(REGION),
+            streams: [next_if(1), next_if(2), next_if(4)],
+        };
+        Some((order, parts))
+    }
+}
+
+impl<'a> Parts<BorrowedFd<'a>> {
+    /// In the order in which they travel.
+    pub(super) fn fds(&self) -> Vec<BorrowedFd<'a>> {
+        let optional = [self.region].into_iter().chain(self.streams);
+        [self.socket, self.directory]
+            .into_iter()
+            .chain(optional.flatten())
+            .collect()
+    }
+}
+
+/// What the server answers to an order.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The child was made.
+    Made,
+    /// It could not be, and this is why.
+    Failed(String),
+    /// No child will be: the server is unfit, and this is why.
+    Unfit(String),
+}
+
+impl Answer {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let (tag, text) = match self {
+            Answer::Made => (b'm', ""),
+            Answer::Failed(text) => (b'f', text.as_str()),
+            Answer::Unfit(text) => (b'u', text.as_str()),
+        };
+        let mut bytes = vec![tag];
+        bytes.extend_from_slice(&text.as_bytes()[..text.len().min(MOST - 1)]);
+        bytes
+    }
+
+    pub(super) fn parse(bytes: &[u8]) -> Answer {
+        let text = |text| String::from_utf8_lossy(text).into_owned();
+        match bytes {
+            [b'm'] => Answer::Made,
+            [b'f', why @ ..] => Answer::Failed(text(why)),
+            [b'u', why @ ..] => Answer::Unfit(text(why)),
+            _ => Answer::Failed("it gave an answer that makes no sense".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn an_order_is_read_as_it_was_written() {
+        let order = Order {
+            slot: 3,
+            generation: 70_000,
+            pid_place: 1 << 40,
+        };
+        let fd = || crate::sys::fd::event_counter().unwrap();
+        let all = [fd(), fd(), fd(), fd()];
+        let parts = Parts {
+            socket: all[0].as_fd(),
+            directory: all[1].as_fd(),
+            region: Some(all[2].as_fd()),
+            streams: [None, Some(all[3].as_fd()), None],
+        };
+        let bytes = order.to_bytes(&parts);
+        assert_eq!(parts.fds().len(), 4);
+        let (read, parts) = Order::parse(&bytes, all.into()).unwrap();
+        assert_eq!(read, order);
+        assert!(parts.region.is_some());
+        assert_eq!(
+            parts.streams.map(|stream| stream.is_some()),
+            [false, true, false]
+        );
+        assert!(Order::parse(&bytes, Vec::new()).is_none());
+        assert!(Order::parse(&bytes[1..], vec![fd(), fd()]).is_none());
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written() {
+        for answer in [
+            Answer::Made,
+            Answer::Failed("no memory".to_owned()),
+            Answer::Unfit(String::new()),
+        ] {
+            assert_eq!(Answer::parse(&answer.to_bytes()), answer);
+        }
+        assert!(matches!(Answer::parse(b""), Answer::Failed(_)));
+    }
+}

@@ -1,0 +1,387 @@
+//! A child as its parent's threads share it: watched by the supervisor, joined by anybody.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::limits;
+use super::spawn::OnEnd;
+use super::supervisor;
+use crate::deadline::Deadline;
+use crate::life::program::existing;
+use crate::life::slot::State;
+use crate::shm::{BlockId, ObjectId};
+use crate::sync::raw::{Bell, Holder};
+use crate::sys;
+use crate::sys::process::{OUT_OF_MEMORY, Status};
+use crate::trace::{self, Span};
+use crate::wait::Source;
+
+/// Bytes of a captured standard error that an error shows.
+const TAIL: usize = 8 * 1024;
+
+/// Bytes that are read from it at a time, and that a pipe holds unless somebody enlarged it.
+const DRAUGHT: usize = 4096;
+const PIPE: usize = 64 * 1024;
+
+/// A child that was started.
+pub(crate) struct Running {
+    pub(crate) name: String,
+    /// The task it runs; empty for a pool's worker.
+    pub(crate) task: String,
+    pub(crate) holder: Holder,
+    pub(crate) pid: u32,
+    pidfd: OwnedFd,
+    /// Our end of the socket whose end of file is the child's end. Nothing is ever written to it.
+    /// Closed when it is settled.
+    socket: Mutex<Option<OwnedFd>>,
+    pub(crate) is_daemon: bool,
+    /// When it was started, as the timeline has it; zero without one.
+    began: u64,
+    /// Until when it must have shaken hands.
+    pub(super) start_by: Option<Instant>,
+    /// It did not, and was killed for it.
+    is_late: AtomicBool,
+    /// This process killed it.
+    is_killed: AtomicBool,
+    /// Processes that the kernel had killed for want of memory when it began.
+    kills: u64,
+    stdin: Mutex<Option<OwnedFd>>,
+    stdout: Mutex<Option<OwnedFd>>,
+    stderr: Mutex<Stderr>,
+    ended: Mutex<Option<Ended>>,
+    on_end: Mutex<Option<OnEnd>>,
+    /// Threads that wait for the end.
+    joiners: AtomicU32,
+}
+
+/// How a child ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: Status,
+    /// Whether it had shaken hands, so that its task may have started.
+    pub(crate) has_begun: bool,
+    /// Why it refused to begin, in its own words, or why it was not let begin.
+    pub(crate) refused: Option<String>,
+    /// The encoded result: block, bytes that count, and parcel.
+    pub(crate) outcome: Option<(BlockId, usize)>,
+    pub(crate) parcel: Option<BlockId>,
+    pub(crate) stderr_tail: Option<String>,
+    /// Whether there is a sign that its memory was used up.
+    pub(crate) out_of_memory: bool,
+}
+
+impl Ended {
+    /// What is known of it in a copy made by `fork`, whose child it is not.
+    const UNKNOWN: Self = Self {
+        status: Status::Unknown,
+        has_begun: true,
+        refused: None,
+        outcome: None,
+        parcel: None,
+        stderr_tail: None,
+        out_of_memory: false,
+    };
+}
+
+/// A standard error that is captured.
+#[derive(Default)]
+struct Stderr {
+    pipe: Option<File>,
+    /// What was drained so far, or the end of it.
+    drained: Vec<u8>,
+    is_captured: bool,
+}
+
+impl Running {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "it has that many parts, and one maker"
+    )]
+    pub(super) fn new(
+        name: String,
+        task: String,
+        holder: Holder,
+        pid: u32,
+        pidfd: OwnedFd,
+        socket: OwnedFd,
+        [stdin, stdout, stderr]: [Option<OwnedFd>; 3],
+        is_daemon: bool,
+        start_timeout: Duration,
+        on_end: Option<OnEnd>,
+    ) -> Self {
+        Self {
+            name,
+            task,
+            holder,
+            pid,
+            pidfd,
+            socket: Mutex::new(Some(socket)),
+            is_daemon,
+            began: trace::timeline().map_or(0, |_| sys::clock::now()),
+            start_by: Instant::now().checked_add(start_timeout),
+            is_late: AtomicBool::new(false),
+            is_killed: AtomicBool::new(false),
+            kills: sys::process::out_of_memory_kills(),
+            stdin: Mutex::new(stdin),
+            stdout: Mutex::new(stdout),
+            stderr: Mutex::new(Stderr {
+                is_captured: stderr.is_some(),
+                pipe: stderr.map(File::from),
+                drained: Vec::new(),
+            }),
+            ended: Mutex::new(None),
+            on_end: Mutex::new(on_end),
+            joiners: AtomicU32::new(0),
+        }
+    }
+
+    /// The descriptor that becomes readable when the child ends.
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Sends a signal; one that has ended is left alone.
+    pub(crate) fn signal(&self, signal: i32) {
+        if self.settle().is_none() {
+            if signal == sys::signal::KILL {
+                self.is_killed.store(true, Ordering::Relaxed);
+            }
+            // It may end in this moment: then there is nobody to tell.
+            let _ = sys::process::pidfd_signal(self.pidfd(), signal);
+        }
+    }
+
+    /// Waits for the end; `None` if the deadline comes first.
+    ///
+    /// Without a deadline a standard input that nobody has taken is closed: nobody else will, and the
+    /// child may wait for its end.
+    pub(crate) fn wait(&self, deadline: Deadline) -> Option<Ended> {
+        if deadline == Deadline::NEVER {
+            drop(self.take_stdin());
+        }
+        self.joiners.fetch_add(1, Ordering::SeqCst);
+        let mut ended = self.settle();
+        while ended.is_none() && !deadline.has_passed() {
+            // An error would be one of memory: the next round looks again.
+            let _ = sys::fd::wait_readable(&[self.pidfd()], deadline.remaining());
+            ended = self.settle();
+        }
+        self.joiners.fetch_sub(1, Ordering::SeqCst);
+        // Once more: the supervisor may have left it to us after we looked.
+        ended.or_else(|| self.settle())
+    }
+
+    /// Whether somebody waits for the end and settles it then: the supervisor would only be in its
+    /// way.
+    pub(super) fn is_joined(&self) -> bool {
+        // SeqCst: it reads the count after it saw the end, a joiner looks for the end after it
+        // left the count; one of the two sees the other.
+        self.joiners.load(Ordering::SeqCst) > 0
+    }
+
+    /// If the child has ended, gives back what it held and keeps what came of it; once, whoever
+    /// finds out first.
+    pub(crate) fn settle(&self) -> Option<Ended> {
+        let Some(program) = existing() else {
+            return Some(Ended::UNKNOWN);
+        };
+        let mut ended = lock(&self.ended);
+        if ended.is_some() {
+            return ended.clone();
+        }
+        let status = match sys::process::reap(self.pidfd(), self.pid, false) {
+            Ok(status) => status?,
+            Err(_) => Status::Unknown,
+        };
+        let slot = program.roster.slot(self.holder.slot());
+        let has_begun = slot.state().0 != State::Reserved;
+        // Orphans are taken over before the slot that names their parent is free for another.
+        supervisor::adopt(program, self.holder);
+        program.bury(self.holder);
+        let outcome = BlockId::from_bits(slot.outcome.load(Ordering::Acquire));
+        let len = slot.outcome_len.load(Ordering::Relaxed) as usize;
+        // Without an outcome the parcel, if there is one, was freed with the child.
+        let parcel =
+            outcome.and_then(|_| BlockId::from_bits(slot.outcome_parcel.load(Ordering::Relaxed)));
+        // Acquire: pairs with the Release in the handler that wrote it.
+        let noted = slot.out_of_memory.load(Ordering::Acquire) == 1;
+        program.release_slot(self.holder);
+        let said = self.refusal();
+        let noted = noted || said.as_deref() == Some(OUT_OF_MEMORY);
+        let said = said.filter(|said| said != OUT_OF_MEMORY);
+        // One that shook hands after it was found late was killed like any other.
+        let refused = if self.is_late.load(Ordering::Relaxed) && !has_begun {
+            Some("it did not shake hands in time".to_owned())
+        } else {
+            said
+        };
+        let stderr_tail = self.stderr_tail();
+        let by_us = self.is_killed.load(Ordering::Relaxed) || self.is_late.load(Ordering::Relaxed);
+        let kills = || sys::process::out_of_memory_kills().saturating_sub(self.kills);
+        let tail = stderr_tail.as_deref();
+        let out_of_memory = limits::is_out_of_memory(status, noted, by_us, tail, kills);
+        let settled = Ended {
+            status,
+            has_begun: has_begun && refused.is_none(),
+            refused,
+            outcome: outcome.map(|block| (block, len)),
+            parcel,
+            stderr_tail,
+            out_of_memory,
+        };
+        *ended = Some(settled.clone());
+        drop(ended);
+        // Those of our threads that wait for this and other things.
+        let doorbell = &program.roster.my_slot().doorbell;
+        doorbell.ring_all(program.roster);
+        supervisor::forget(self);
+        self.note(status);
+        if let Some(on_end) = lock(&self.on_end).take() {
+            on_end(self, &settled);
+        }
+        Some(settled)
+    }
+
+    /// Adds a child that ran one task to the timeline; a worker's jobs are there already.
+    fn note(&self, status: Status) {
+        let Some(timeline) = trace::timeline().filter(|_| !self.task.is_empty()) else {
+            return;
+        };
+        let span = Span {
+            task: self.task.clone(),
+            began: self.began,
+            ended: sys::clock::now(),
+            items: 0..1,
+            is_done: status == Status::Exited(0),
+        };
+        timeline.add(&self.name, self.pid, span);
+    }
+
+    /// Whether it was found ended; it may have ended without.
+    pub(super) fn is_settled(&self) -> bool {
+        lock(&self.ended).is_some()
+    }
+
+    /// Kills a child that has not shaken hands by its time.
+    pub(super) fn enforce_start(&self) {
+        let Some(program) = existing() else { return };
+        let (state, generation) = program.roster.slot(self.holder.slot()).state();
+        if state == State::Reserved && generation == self.holder.generation() {
+            self.is_late.store(true, Ordering::Relaxed);
+            let _ = sys::process::pidfd_signal(self.pidfd(), sys::signal::KILL);
+        }
+    }
+
+    /// What the child, which has ended, said on its socket.
+    fn refusal(&self) -> Option<String> {
+        let socket = lock(&self.socket).take()?;
+        let said = sys::fd::read_available(socket.as_fd(), 4096).ok()?;
+        (!said.is_empty()).then(|| String::from_utf8_lossy(&said).into_owned())
+    }
+
+    // Streams.
+
+    pub(super) fn take_stdin(&self) -> Option<OwnedFd> {
+        lock(&self.stdin).take()
+    }
+
+    pub(super) fn take_stdout(&self) -> Option<OwnedFd> {
+        lock(&self.stdout).take()
+    }
+
+    /// The captured standard error: what was drained, and the pipe with the rest.
+    pub(super) fn take_stderr(&self) -> Option<(Vec<u8>, OwnedFd)> {
+        // A copy made by `fork` shares the supervisor's set of descriptors with its parent.
+        existing()?;
+        let mut stderr = lock(&self.stderr);
+        let pipe = OwnedFd::from(stderr.pipe.take()?);
+        stderr.is_captured = false;
+        supervisor::stop_draining(pipe.as_fd());
+        Some((std::mem::take(&mut stderr.drained), pipe))
+    }
+
+    /// Whether the supervisor is to drain the standard error.
+    pub(super) fn with_stderr(&self, run: impl FnOnce(BorrowedFd<'_>)) {
+        if let Some(pipe) = &lock(&self.stderr).pipe {
+            run(pipe.as_fd());
+        }
+    }
+
+    /// Reads some of what is there, so that the child is not held up, and returns how many bytes;
+    /// `None` at the end.
+    pub(super) fn drain_stderr(&self) -> Option<usize> {
+        let mut stderr = lock(&self.stderr);
+        let pipe = stderr.pipe.as_ref()?;
+        // Under the lock: what another thread has read meanwhile must not be waited for.
+        if !sys::fd::wait_readable(&[pipe.as_fd()], Some(Duration::ZERO)).unwrap_or(false) {
+            return Some(0);
+        }
+        let mut buffer = [0; DRAUGHT];
+        let read = (&*pipe).read(&mut buffer).unwrap_or(0);
+        stderr.drained.extend_from_slice(&buffer[..read]);
+        let excess = stderr.drained.len().saturating_sub(8 * TAIL);
+        stderr.drained.drain(..excess);
+        (read > 0).then_some(read)
+    }
+
+    fn stderr_tail(&self) -> Option<String> {
+        // As much as a pipe holds: a grandchild that goes on writing must not hold us up.
+        for _ in 0..PIPE / DRAUGHT {
+            if matches!(self.drain_stderr(), None | Some(0)) {
+                break;
+            }
+        }
+        let stderr = lock(&self.stderr);
+        stderr.is_captured.then(|| {
+            let from = stderr.drained.len().saturating_sub(TAIL);
+            String::from_utf8_lossy(&stderr.drained[from..]).into_owned()
+        })
+    }
+}
+
+impl Source for Running {
+    fn is_ready(&self) -> bool {
+        self.settle().is_some()
+    }
+
+    /// Its end rings our own doorbell, by whoever settles it: the supervisor, if nobody else does.
+    fn bell(&self) -> Option<(ObjectId, &Bell)> {
+        None
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(program) = existing() else { return };
+        let ended = self
+            .ended
+            .get_mut()
+            .unwrap_or_else(|poison| poison.into_inner());
+        if let Some(ended) = ended {
+            if let Some((block, _)) = ended.outcome {
+                program.arena.free(block);
+            }
+            if let Some(parcel) = ended.parcel {
+                program.table.discard(&program.arena, parcel);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running")
+            .field("name", &self.name)
+            .field("pid", &self.pid)
+            .finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No user code runs under these locks, so a poisoned one is as good as any.
+    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
+}

@@ -1,0 +1,389 @@
+//! The parent's half of a start: reserve a slot, describe the work, have the launcher start it.
+
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::fork_server;
+use super::identity;
+use super::launcher;
+use super::limits::Limits;
+use super::message::{self, Message, Scheduling, Work};
+use super::method::{self, StartMethod};
+use super::running::{Ended, Running};
+use super::stdio::{Direction, Stdio, Stream};
+use super::supervisor;
+use crate::error::{Error, ErrorKind};
+use crate::fault::fault;
+use crate::life::program;
+use crate::shm::buffer::Buffer;
+use crate::shm::table::MAX_PROCESSES;
+use crate::shm::{BlockId, Region};
+use crate::sys::startup::{Claim, Extra, VARIABLE};
+use crate::wire::transfer::Sent;
+
+/// How long a child may take from its start to its handshake, unless told otherwise.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Whether this process passed `mp::init()`: then its children take over there.
+pub(super) static INIT_PASSED: AtomicBool = AtomicBool::new(false);
+
+/// Children that this process has named so far.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+/// Everything about a child but its work.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) name: Option<String>,
+    /// Variables to set, or with `None` to remove, in this order.
+    pub(crate) env: Vec<(OsString, Option<OsString>)>,
+    pub(crate) current_dir: Option<std::path::PathBuf>,
+    pub(crate) stdio: [Stdio; 3],
+    pub(crate) is_daemon: Option<bool>,
+    pub(crate) asked: Scheduling,
+    /// What it is to have where nothing is asked for; `None` is what the calling thread has.
+    pub(crate) inherited: Option<Scheduling>,
+    pub(crate) limits: Limits,
+    /// `None` is what the process has set for all its children.
+    pub(crate) start_method: Option<StartMethod>,
+    #[cfg(feature = "sandbox")]
+    pub(crate) sandbox: Option<super::sandbox::Sandbox>,
+    pub(crate) start_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: None,
+            env: Vec::new(),
+            current_dir: None,
+            stdio: [Stdio::inherit(), Stdio::inherit(), Stdio::inherit()],
+            is_daemon: None,
+            asked: Scheduling::default(),
+            inherited: None,
+            limits: Limits::default(),
+            start_method: None,
+            #[cfg(feature = "sandbox")]
+            sandbox: None,
+            start_timeout: START_TIMEOUT,
+        }
+    }
+}
+
+/// Called once on the thread that finds a child ended, after its slot was buried.
+pub(crate) type OnEnd = Box<dyn FnOnce(&Running, &Ended) + Send>;
+
+/// What a child is started for.
+pub(crate) enum Job {
+    /// A task with its encoded arguments.
+    Task {
+        name: &'static str,
+        arguments: Buffer,
+        sent: Sent,
+    },
+    /// The tasks of the pool whose memory this is.
+    Pool { region: Arc<Region> },
+    /// Those of a pool that shares no memory with it: what goes through the socket.
+    Isolated {
+        socket: OwnedFd,
+        /// Where the child's [`Message`] is put, encoded, for whoever has the other end.
+        message: Arc<OnceLock<Vec<u8>>>,
+    },
+}
+
+/// What the launcher is handed.
+pub(super) struct Request {
+    /// The child's name.
+    pub(super) name: String,
+    /// Whether the fork server is to make it.
+    pub(super) is_forked: bool,
+    pub(super) claim: Claim,
+    pub(super) socket: OwnedFd,
+    /// Kept open until the child has its copies.
+    pub(super) streams: [Stream; 3],
+    pub(super) region: Option<Arc<Region>>,
+    /// The socket of a child that gets no shared memory.
+    pub(super) link: Option<OwnedFd>,
+    /// Its environment, unless it is forked: then the message has that.
+    pub(super) envp: Vec<CString>,
+    pub(super) make: Box<dyn FnOnce(u32, OwnedFd) -> Arc<Running> + Send>,
+}
+
+/// Starts a child. Its handshake is the supervisor's to see.
+pub(crate) fn start(
+    settings: Settings,
+    job: Job,
+    on_end: Option<OnEnd>,
+) -> Result<Arc<Running>, Error> {
+    let program = program()?;
+    crate::sys::startup::check_program().map_err(Error::unsupported)?;
+    if supervisor::is_exiting() {
+        let text = "this process is exiting, and starts no more processes";
+        return Err(Error::new(ErrorKind::Other, text));
+    }
+    let numbers = identity::numbers(NUMBER.fetch_add(1, Ordering::Relaxed) + 1);
+    let name = settings
+        .name
+        .unwrap_or_else(|| format!("Process-{numbers}"));
+    let task = match &job {
+        Job::Task { name, .. } => (*name).to_owned(),
+        Job::Pool { .. } | Job::Isolated { .. } => String::new(),
+    };
+    let [stdin, stdout, stderr] = settings.stdio;
+    let open = |stdio: Stdio, direction| {
+        stdio.open(direction).map_err(|error| {
+            Error::not_started(
+                format!("process \"{name}\": could not open its standard streams"),
+                error,
+            )
+        })
+    };
+    let mut streams = [
+        open(stdin, Direction::ToChild)?,
+        open(stdout, Direction::FromChild)?,
+        open(stderr, Direction::FromChild)?,
+    ];
+    let ours = streams.each_mut().map(|stream| stream.ours.take());
+    let (socket, their_socket) = crate::sys::fd::socket_pair().map_err(|error| {
+        Error::not_started(
+            format!("process \"{name}\": could not make its socket"),
+            error,
+        )
+    })?;
+    let envp = environment(&settings.env)?;
+    let method = settings.start_method.unwrap_or_else(method::start_method);
+    let server = match (method, &job) {
+        // The fork server has the arena.
+        (_, Job::Isolated { .. }) | (StartMethod::Spawn, _) => None,
+        (StartMethod::ForkServer, _) => Some(fork_server::current()?),
+    };
+    let fingerprint = crate::sys::process::own_fingerprint().map_err(|error| {
+        Error::not_started(
+            format!("process \"{name}\": could not look at the program's file"),
+            error,
+        )
+    })?;
+
+    let holder = program.roster.reserve(&name).ok_or_else(|| {
+        Error::limit(format!(
+            "process \"{name}\": {MAX_PROCESSES} processes of this program are alive: wait for \
+                 some of them to end first"
+        ))
+    })?;
+    fault!("start.reserved");
+    // From here on every way out that is not a running child buries the slot.
+    let reserved = Reserved { program, holder };
+    let is_daemon = settings
+        .is_daemon
+        .unwrap_or_else(identity::is_daemon_default);
+    let mut parts = Parts {
+        program,
+        arguments: None,
+        parcel: None,
+    };
+    let mut isolated = None;
+    let (work, arguments, parcel, region) = match job {
+        Job::Task {
+            name,
+            arguments,
+            sent,
+        } => {
+            let parcel = sent
+                .pack(program)
+                .map_err(|_| Error::out_of_memory("for the arguments"))?;
+            parts.parcel = parcel;
+            let len = arguments.len() as u64;
+            let block = arguments
+                .into_block()
+                .map_err(|_| Error::out_of_memory("for the arguments"))?;
+            parts.arguments = Some(block.id());
+            let arguments = Some((block.id().bits(), len));
+            (Work::Task(name.to_owned()), arguments, parcel, None)
+        }
+        Job::Pool { region } => (Work::Pool, None, None, Some(region)),
+        Job::Isolated { socket, message } => {
+            isolated = Some((socket, message));
+            (Work::Pool, None, None, None)
+        }
+    };
+    let message = Message {
+        name: name.clone(),
+        numbers,
+        is_daemon,
+        work,
+        current_dir: settings
+            .current_dir
+            .map(|path| path.as_os_str().as_bytes().to_vec()),
+        asked: settings.asked,
+        inherited: settings
+            .inherited
+            .unwrap_or_else(Scheduling::of_this_thread),
+        limits: settings.limits,
+        #[cfg(feature = "sandbox")]
+        sandbox: settings.sandbox,
+        arguments,
+        parcel: parcel.map_or(0, BlockId::bits),
+        start_method: method::start_method(),
+        environment: server
+            .as_ref()
+            .filter(|server| server.environment() != envp)
+            .map(|_| envp.iter().map(|entry| entry.as_bytes().to_vec()).collect()),
+    };
+    let link = match isolated {
+        Some((socket, told)) => {
+            // Nobody reads it before the child runs.
+            let _ = told.set(message::encode(&message)?);
+            Some(socket)
+        }
+        None => {
+            message::post(program, holder, &message)?;
+            None
+        }
+    };
+    // They belong to the slot now.
+    std::mem::forget(parts);
+    fault!("start.posted");
+    let claim = Claim {
+        parent_pid: std::process::id(),
+        by_init: INIT_PASSED.load(Ordering::Relaxed),
+        socket: their_socket.as_raw_fd(),
+        arena: link.is_none().then(|| program.memory().as_raw_fd()),
+        slot: holder.slot(),
+        generation: holder.generation(),
+        fingerprint,
+        extra: match &link {
+            Some(link) => Some(Extra::Pool(link.as_raw_fd())),
+            None => region
+                .as_ref()
+                .map(|region| Extra::Pool(region.memory().as_raw_fd())),
+        },
+    };
+    let start_timeout = settings.start_timeout;
+    let make_name = name.clone();
+    let request = Request {
+        name: name.clone(),
+        is_forked: server.is_some(),
+        claim,
+        socket: their_socket,
+        streams,
+        region,
+        link,
+        envp,
+        make: Box::new(move |pid, pidfd| {
+            Arc::new(Running::new(
+                make_name,
+                task,
+                holder,
+                pid,
+                pidfd,
+                socket,
+                ours,
+                is_daemon,
+                start_timeout,
+                on_end,
+            ))
+        }),
+    };
+    let running = match server {
+        Some(server) => fork_server::launch(&server, request, start_timeout)?,
+        None => launcher::launch(request).map_err(|error| {
+            Error::not_started(
+                format!("process \"{name}\": could not execute the program again"),
+                error,
+            )
+        })?,
+    };
+    std::mem::forget(reserved);
+    Ok(running)
+}
+
+/// A slot that is buried again unless the start succeeds.
+struct Reserved {
+    program: &'static crate::life::Program,
+    holder: crate::sync::raw::Holder,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // It may have lived for a moment, and left children and a result.
+        supervisor::bury_unseen(self.program, self.holder);
+    }
+}
+
+/// What a message names, given back if that is not posted.
+struct Parts {
+    program: &'static crate::life::Program,
+    arguments: Option<BlockId>,
+    parcel: Option<BlockId>,
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if let Some(block) = self.arguments {
+            self.program.arena.free(block);
+        }
+        if let Some(parcel) = self.parcel {
+            self.program.table.discard(&self.program.arena, parcel);
+        }
+    }
+}
+
+/// The arguments of this program.
+pub(super) fn arguments() -> Vec<CString> {
+    std::env::args_os()
+        .map(|argument| CString::new(argument.into_vec()).unwrap_or_default())
+        .collect()
+}
+
+/// The child's whole environment, but for our own variable.
+pub(super) fn environment(changes: &[(OsString, Option<OsString>)]) -> Result<Vec<CString>, Error> {
+    let mut all: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    for (name, value) in changes {
+        all.retain(|(known, _)| known != name);
+        if let Some(value) = value {
+            let is_name = !name.is_empty() && !name.as_bytes().contains(&b'=');
+            if !is_name || value.as_bytes().contains(&0) || name.as_bytes().contains(&0) {
+                return Err(Error::new(
+                    ErrorKind::Other,
+                    format!(
+                        "{name:?} = {value:?} cannot be an environment variable: the name must be \
+                     non-empty and free of `=`, and neither may hold a NUL"
+                    ),
+                ));
+            }
+            all.push((name.clone(), value.clone()));
+        }
+    }
+    // One in front of ours would be taken for it.
+    all.retain(|(name, _)| name != VARIABLE);
+    Ok(all
+        .into_iter()
+        .filter_map(|(name, value)| {
+            let mut entry = name.into_vec();
+            entry.push(b'=');
+            entry.extend_from_slice(value.as_bytes());
+            CString::new(entry).ok()
+        })
+        .collect())
+}
+
+impl Request {
+    /// The descriptors that the child gets under the numbers they have here.
+    pub(super) fn inherited(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
+        let mut all = vec![self.socket.as_fd()];
+        if let Some(link) = &self.link {
+            all.push(link.as_fd());
+            return all;
+        }
+        if let Ok(program) = program() {
+            all.push(program.memory());
+        }
+        if let Some(region) = &self.region {
+            all.push(region.memory());
+        }
+        all
+    }
+}

@@ -1,0 +1,247 @@
+//! A word that those who wait for a change sleep on and those who make it ring.
+//!
+//! The change itself is in other words. Waiting is: [`Bell::listen`], look whether the change is
+//! there already, [`Bell::wait`], and again. Ringing without anybody asleep is one load.
+//!
+//! The waiting bit says "perhaps": a waiter that was killed leaves it up, and the next ring, which
+//! finds nobody, takes it down. That is what a count of waiters could not do.
+
+use super::{Holder, Peers};
+use crate::deadline::Deadline;
+use crate::loom::{AtomicU32, Ordering, fence};
+
+/// Somebody may be asleep on the word, or about to be.
+const WAITING: u32 = 1;
+/// Changes when the waiting bit goes down: who listened before that must not fall asleep on a word that
+/// another listener has made look the same again.
+const LULL: u32 = 2;
+/// One ring.
+const RING: u32 = 4;
+
+/// The bell. All zeros is silent.
+#[repr(transparent)]
+#[derive(Debug)]
+pub(crate) struct Bell {
+    /// `{ rings: 30 bits, lull: 1 bit, waiting: 1 bit }`.
+    word: AtomicU32,
+}
+
+/// What [`Bell::listen`] heard: the rings so far.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub(crate) struct Ticket(u32);
+
+impl Ticket {
+    /// Whether there was a ring since `other`.
+    pub(crate) fn is_after(self, other: Self) -> bool {
+        self.0 / RING != other.0 / RING
+    }
+}
+
+impl Bell {
+    #[cfg(all(test, loom))]
+    pub(crate) fn new() -> Self {
+        Self {
+            word: AtomicU32::new(0),
+        }
+    }
+
+    /// Announces that the caller is about to wait. It must look for its change after this.
+    pub(crate) fn listen(&self) -> Ticket {
+        // Release: pairs with the Acquire in `ring_waiting`.
+        let ticket = self.word.fetch_or(WAITING, Ordering::Release) | WAITING;
+        // SeqCst: pairs with the fence in `ring`. Either the ringer sees our bit, or we see its
+        // change.
+        fence(Ordering::SeqCst);
+        Ticket(ticket)
+    }
+
+    /// Sleeps until a ring after `ticket`, until `deadline`, or for no reason.
+    pub(crate) fn wait(&self, peers: &(impl Peers + ?Sized), ticket: Ticket, deadline: Deadline) {
+        peers.sleep(&self.word, ticket.0, None, deadline);
+    }
+
+    /// As [`wait`](Self::wait), for a ring of `peer`: in naps, after which it is looked at, so that
+    /// its death ends the wait.
+    pub(crate) fn wait_watching(
+        &self,
+        peers: &(impl Peers + ?Sized),
+        ticket: Ticket,
+        peer: Holder,
+        deadline: Deadline,
+    ) {
+        peers.sleep(&self.word, ticket.0, Some(peer), deadline);
+    }
+
+    /// Wakes at most `count` of those who wait. The change must have been made.
+    #[inline]
+    pub(crate) fn ring(&self, peers: &(impl Peers + ?Sized), count: u32) {
+        // SeqCst: pairs with the fence in `listen`.
+        fence(Ordering::SeqCst);
+        if self.word.load(Ordering::Relaxed) & WAITING != 0 {
+            self.ring_waiting(peers, count);
+        }
+    }
+
+    /// Wakes everybody who sleeps, whether or not the word knows of them: a ringer that died may
+    /// have taken the bit down, or the change without a ring.
+    pub(crate) fn alarm(&self, peers: &(impl Peers + ?Sized)) {
+        // SeqCst: pairs with the fence in `listen`; who listens after us sees the dead one's change.
+        fence(Ordering::SeqCst);
+        // Relaxed: as in `ring_waiting`; who is not asleep yet finds the word changed.
+        self.word.fetch_add(RING, Ordering::Relaxed);
+        peers.wake(&self.word, u32::MAX);
+        // SeqCst: pairs with the fence in `listen`, as in `ring_waiting`.
+        fence(Ordering::SeqCst);
+        peers.ring_watchers(&self.word);
+    }
+
+    /// Wakes everybody who waits.
+    pub(crate) fn ring_all(&self, peers: &(impl Peers + ?Sized)) {
+        self.ring(peers, u32::MAX);
+    }
+
+    #[cold]
+    fn ring_waiting(&self, peers: &(impl Peers + ?Sized), count: u32) {
+        // Relaxed: the word orders nothing; the fences do. Whoever listened before and is not yet
+        // asleep finds the word changed and looks again.
+        let rung = self
+            .word
+            .fetch_add(RING, Ordering::Relaxed)
+            .wrapping_add(RING);
+        // If it woke as many as it might there may be more: the bit stays.
+        if peers.wake(&self.word, count) < count {
+            // Once for each count of rings at most, since this count is ours: the word never comes
+            // back to what somebody listened to.
+            let down = (rung & !WAITING) ^ LULL;
+            // Acquire: pairs with the Release in `listen`. Whoever watched before it raised the bit
+            // that goes down here is seen below.
+            if self
+                .word
+                .compare_exchange(rung, down, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+            {
+                // Who listened after our ring and fell asleep before the bit went down would not
+                // be seen by the next ringer.
+                peers.wake(&self.word, u32::MAX);
+            }
+        }
+        // SeqCst: pairs with the fence in `listen`. Either we see who watches, or it sees the change
+        // that we ring for.
+        fence(Ordering::SeqCst);
+        peers.ring_watchers(&self.word);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::super::model::World;
+    use super::*;
+
+    /// A queue without values: how many were put and taken, and the bell.
+    struct Shared {
+        items: AtomicU32,
+        bell: Bell,
+        world: World,
+    }
+
+    impl Shared {
+        fn new() -> Arc<Self> {
+            Arc::new(Self {
+                items: AtomicU32::new(0),
+                bell: Bell::new(),
+                world: World::new(),
+            })
+        }
+
+        fn put(&self, slot: u32) {
+            self.items.fetch_add(1, Ordering::Release);
+            self.bell.ring(&self.world.process(slot), 1);
+        }
+
+        fn try_get(&self) -> bool {
+            self.items
+                .fetch_update(Ordering::Acquire, Ordering::Relaxed, |items| {
+                    items.checked_sub(1)
+                })
+                .is_ok()
+        }
+
+        fn get(&self, slot: u32) {
+            while !self.try_get() {
+                let ticket = self.bell.listen();
+                if self.try_get() {
+                    return;
+                }
+                let me = self.world.process(slot);
+                self.bell.wait(&me, ticket, Deadline::NEVER);
+            }
+        }
+    }
+
+    #[test]
+    fn ring_while_a_getter_falls_asleep() {
+        loom::model(|| {
+            let shared = Shared::new();
+            let getter = thread::spawn({
+                let shared = shared.clone();
+                move || shared.get(1)
+            });
+            shared.put(0);
+            getter.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn two_rings_wake_two_getters() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let shared = Shared::new();
+            let getters: Vec<_> = (1..3)
+                .map(|slot| {
+                    let shared = shared.clone();
+                    thread::spawn(move || shared.get(slot))
+                })
+                .collect();
+            shared.put(0);
+            shared.put(0);
+            for getter in getters {
+                getter.join().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn getter_dies_with_the_wake_up_of_another() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let shared = Shared::new();
+            let dying = thread::spawn({
+                let shared = shared.clone();
+                move || {
+                    let ticket = shared.bell.listen();
+                    let me = shared.world.process(1);
+                    if shared.items.load(Ordering::Relaxed) == 0 {
+                        shared.bell.wait(&me, ticket, Deadline::NEVER);
+                    }
+                    shared.world.die(1, &[&shared.bell.word]);
+                }
+            });
+            let getter = thread::spawn({
+                let shared = shared.clone();
+                move || shared.get(2)
+            });
+            shared.put(0);
+            getter.join().unwrap();
+            // The dying one may sleep on if the getter was quicker; its killer wakes it.
+            shared.put(0);
+            shared.bell.ring_all(&shared.world.process(0));
+            dying.join().unwrap();
+        });
+    }
+}

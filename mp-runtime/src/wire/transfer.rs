@@ -1,0 +1,297 @@
+//! Handles of shared objects, and how they travel inside a value.
+//!
+//! A handle serialises as a few bytes that name its object. The bytes alone keep nothing alive:
+//! whoever sends a value packs its handles into a parcel, which the objects count, and whoever
+//! decodes it becomes a holder before the parcel is discarded. So a handle can be serialised inside
+//! a call of `mp` only, and both directions go through a scope that this file keeps per thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+use super::codec::{self, DecodeError, EncodeError};
+use crate::error::{Error, ErrorKind};
+use crate::life::program::existing;
+use crate::life::{Program, program};
+use crate::shm::buffer::Buffer;
+use crate::shm::{BlockId, Kind, ObjectId, OutOfMemory, ShmSafe};
+use crate::sync::raw::Peers;
+
+/// One process's hold on a shared object; the object's holder is the process, which counts its
+/// handles itself.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    id: ObjectId,
+}
+
+/// How many [`Handle`]s of each object this process has.
+static HELD: Mutex<Option<HashMap<ObjectId, usize>>> = Mutex::new(None);
+
+fn held() -> MutexGuard<'static, Option<HashMap<ObjectId, usize>>> {
+    // No user code runs under this lock, so a poisoned one is as good as any.
+    HELD.lock().unwrap_or_else(|poison| poison.into_inner())
+}
+
+impl Handle {
+    /// Makes a new object and holds it.
+    pub(crate) fn create(kind: Kind) -> Result<Arc<Self>, Error> {
+        let program = program()?;
+        let mut held = held();
+        let id = program
+            .table
+            .create(kind)
+            .map_err(|_| Error::too_many_objects())?;
+        held.get_or_insert_default().insert(id, 1);
+        Ok(Arc::new(Self { id }))
+    }
+
+    /// Holds an object that a message brought, while its parcel still does.
+    fn receive(program: &Program, id: ObjectId) -> Option<Arc<Self>> {
+        let mut held = held();
+        let held = held.get_or_insert_default();
+        match held.get_mut(&id) {
+            Some(count) => *count += 1,
+            None => {
+                program.table.hold(id).ok()?;
+                held.insert(id, 1);
+            }
+        }
+        Some(Arc::new(Self { id }))
+    }
+
+    /// The object's name.
+    pub(crate) fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// The object's state in shared memory.
+    pub(crate) fn state<T: ShmSafe>(&self, kind: Kind) -> Option<&'static T> {
+        existing()?.table.payload(self.id, kind).ok()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // In a copy made by `fork` nothing is ours to let go.
+        let Some(program) = existing() else { return };
+        let mut held = held();
+        let held = held.get_or_insert_default();
+        let Some(count) = held.get_mut(&self.id) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            held.remove(&self.id);
+            let me = program.roster.me();
+            if program.is_kept(self.id) {
+                // A guard was forgotten: the burial finds by the holder what is to be given back.
+                return;
+            }
+            // Under the lock, so that a handle received meanwhile is not let go with this one.
+            program.table.let_go(&program.arena, self.id, me.slot());
+        }
+    }
+}
+
+thread_local! {
+    /// How many values are being encoded by this thread, one inside the other.
+    static SENDING: Cell<u32> = const { Cell::new(0) };
+    /// Whether one of them has given a handle: the rule is that none does, and then nothing below
+    /// is looked at.
+    static HAS_SENT: Cell<bool> = const { Cell::new(false) };
+    /// The handles given so far, each with the value it is in.
+    static SENT: RefCell<Vec<(u32, Arc<Handle>)>> = const { RefCell::new(Vec::new()) };
+    /// The program whose value is being decoded; zero if none is.
+    static RECEIVING: Cell<u64> = const { Cell::new(0) };
+    /// Whether the value is another program's, or is for one.
+    static ABROAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Handles that were encoded, alive until they are packed.
+#[derive(Debug, Default)]
+pub(crate) struct Sent(Vec<Arc<Handle>>);
+
+impl Sent {
+    /// The handles themselves.
+    pub(crate) fn into_handles(self) -> Vec<Arc<Handle>> {
+        self.0
+    }
+
+    /// Whether there are none, which is the rule.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Packs them for a message; the parcel is the calling process's.
+    pub(crate) fn pack(&self, program: &Program) -> Result<Option<BlockId>, OutOfMemory> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let ids: Vec<_> = self.0.iter().map(|handle| handle.id).collect();
+        program.table.pack(&program.arena, &ids).map(Some)
+    }
+}
+
+/// A parcel that has arrived: discarded when it is dropped, by when its handles are held.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    program: &'static Program,
+    parcel: BlockId,
+}
+
+impl Delivery {
+    pub(crate) fn new(program: &'static Program, parcel: BlockId) -> Self {
+        Self { program, parcel }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.program.table.discard(&self.program.arena, self.parcel);
+    }
+}
+
+/// Runs `encode`, in which handles may be serialised, and returns them with its result.
+#[inline]
+pub(crate) fn sending<R>(encode: impl FnOnce() -> R) -> (R, Sent) {
+    let outer = SENDING.get();
+    let restore = Restore(&SENDING, outer);
+    SENDING.set(outer + 1);
+    let result = encode();
+    drop(restore);
+    let sent = if HAS_SENT.get() {
+        collect_sent(outer + 1)
+    } else {
+        Sent::default()
+    };
+    (result, sent)
+}
+
+/// Takes the handles of the value at `depth`, and of values inside it whose encoding panicked.
+#[cold]
+fn collect_sent(depth: u32) -> Sent {
+    SENT.with_borrow_mut(|sent| {
+        let first = sent.partition_point(|&(at, _)| at < depth);
+        let taken = sent.drain(first..).map(|(_, handle)| handle).collect();
+        HAS_SENT.set(!sent.is_empty());
+        Sent(taken)
+    })
+}
+
+/// Takes the handles that were serialised so far in the innermost [`sending`] of this thread: for
+/// those who encode many values in one.
+#[inline]
+pub(crate) fn take_sent() -> Sent {
+    if HAS_SENT.get() {
+        collect_sent(SENDING.get())
+    } else {
+        Sent::default()
+    }
+}
+
+/// Runs `decode`, in which handles may be deserialised.
+#[inline]
+pub(crate) fn receiving<R>(program: &Program, decode: impl FnOnce() -> R) -> R {
+    let _restore = Restore(&RECEIVING, RECEIVING.get());
+    RECEIVING.set(program.id());
+    decode()
+}
+
+/// Runs `code`, which encodes for another program or decodes what one sent: handles are refused.
+pub(crate) fn abroad<R>(code: impl FnOnce() -> R) -> R {
+    let _restore = (
+        Restore(&SENDING, SENDING.replace(0)),
+        Restore(&RECEIVING, RECEIVING.replace(0)),
+        Restore(&ABROAD, ABROAD.replace(true)),
+    );
+    code()
+}
+
+/// Puts the outer scope back, also when user code panics.
+struct Restore<T: Copy + 'static>(&'static std::thread::LocalKey<Cell<T>>, T);
+
+impl<T: Copy> Drop for Restore<T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.set(self.1);
+    }
+}
+
+/// Encodes a value with the handles in it.
+#[inline]
+pub(crate) fn encode<T: Serialize + 'static>(
+    value: &T,
+    out: &mut Buffer,
+) -> Result<Sent, EncodeError> {
+    let (result, sent) = sending(|| codec::encode(value, out));
+    result.map(|()| sent)
+}
+
+/// Decodes a value with the handles in it; the parcel, if there was one, can be discarded then.
+#[inline]
+pub(crate) fn decode<T: de::DeserializeOwned + 'static>(
+    program: &Program,
+    mut bytes: &[u8],
+) -> Result<T, DecodeError> {
+    receiving(program, || codec::decode(&mut bytes))
+}
+
+/// The object of a handle is not there, or is of another kind.
+pub(crate) fn gone() -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        "the shared object no longer exists, or is of another kind than its handle says",
+    )
+}
+
+/// Why a handle does not travel to another program, or to a process that shares no memory with ours.
+pub(crate) const NOT_ABROAD: &str = "a queue, a lock or another shared object means nothing in \
+    another program or in an isolated worker: send what is in it";
+
+/// What a handle is on the wire: program, entry, generation.
+#[derive(Serialize, Deserialize)]
+struct Name(u64, u32, u32);
+
+/// Serialises a handle, inside a call of `mp`.
+pub(crate) fn serialize<S: Serializer>(
+    handle: &Arc<Handle>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let depth = SENDING.get();
+    let program = existing().filter(|_| depth > 0);
+    let Some(program) = program else {
+        if ABROAD.get() {
+            return Err(ser::Error::custom(NOT_ABROAD));
+        }
+        return Err(ser::Error::custom(
+            "a shared object can be serialised only while mp sends it: as an argument or result \
+             of a task, or as an item of a queue",
+        ));
+    };
+    HAS_SENT.set(true);
+    SENT.with_borrow_mut(|sent| sent.push((depth, handle.clone())));
+    Name(program.id(), handle.id.index(), handle.id.generation()).serialize(serializer)
+}
+
+/// Deserialises a handle, inside a call of `mp`.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Arc<Handle>, D::Error> {
+    let Name(id, index, generation) = Name::deserialize(deserializer)?;
+    match existing() {
+        Some(program) if RECEIVING.get() == program.id() => {
+            if id != program.id() {
+                return Err(de::Error::custom("a shared object of another program"));
+            }
+            Handle::receive(program, ObjectId::new(index, generation))
+                .ok_or_else(|| de::Error::custom("the shared object no longer exists"))
+        }
+        _ if ABROAD.get() => Err(de::Error::custom(NOT_ABROAD)),
+        _ => Err(de::Error::custom(
+            "a shared object can be deserialised only while mp receives it",
+        )),
+    }
+}

@@ -1,0 +1,6 @@
+#[mp::task]
+fn clean(row: Missing, strict: bool) -> AlsoMissing {
+    row
+}
+
+fn main() {}

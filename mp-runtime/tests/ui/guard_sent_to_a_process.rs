@@ -1,0 +1,6 @@
+#[mp::task]
+fn release(guard: mp::Guard<'static>) {
+    drop(guard);
+}
+
+fn main() {}

@@ -1,0 +1,9 @@
+#[mp::task]
+fn open(path: String) -> Result<(), String> {
+    std::fs::read(path).map(drop).map_err(|error| error.to_string())
+}
+
+fn main() -> mp::Result<()> {
+    let _pool = mp::Pool::builder().initializer(open, ("data".to_owned(),)).build()?;
+    Ok(())
+}

@@ -1,0 +1,10 @@
+#[mp::task]
+fn serve() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+fn main() {
+    let _: fn() -> ! = serve;
+}

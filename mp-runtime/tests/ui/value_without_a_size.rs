@@ -1,0 +1,4 @@
+fn main() -> mp::Result<()> {
+    let _nothing = mp::Value::new(())?;
+    Ok(())
+}

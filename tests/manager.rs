@@ -1,0 +1,672 @@
+//! Managers: state that lives in one process is one state for all, whoever calls, panics or is killed.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use mp::{Address, Key, List, Lock, Manager, Map, Namespace, Process, Queue, RemoteManager, Set};
+use serde::{Deserialize, Serialize};
+use support::{alone, alone_command, eventually, is_alone, run_alone, send_signal, watchdog};
+
+#[derive(Debug)]
+struct Counter {
+    count: u64,
+}
+
+#[mp::shared]
+impl Counter {
+    /// Makes a counter.
+    pub fn new(count: u64) -> Self {
+        Self { count }
+    }
+
+    /// Makes one that fails.
+    pub fn broken(why: String) -> Self {
+        panic!("no counter: {why}")
+    }
+
+    /// Adds.
+    pub fn incr(&mut self, by: u64) -> u64 {
+        self.count += by;
+        self.count
+    }
+
+    pub fn get(&self) -> u64 {
+        self.count
+    }
+
+    pub fn set(&mut self, (low, high): (u32, u32), _note: String) -> Result<(), String> {
+        match high {
+            0 => {
+                self.count = low.into();
+                Ok(())
+            }
+            _ => Err("too large".to_owned()),
+        }
+    }
+
+    pub fn panic_after(&mut self, by: u64) {
+        self.count += by;
+        panic!("at {}", self.count)
+    }
+
+    pub fn process_id(&self) -> u32 {
+        std::process::id()
+    }
+
+    pub fn take_long(&self, started: Queue<()>, go_on: Queue<()>) {
+        started.put(()).unwrap();
+        go_on.get().unwrap();
+    }
+
+    pub fn call_another(&self, other: SharedCounter) -> mp::Result<u64> {
+        other.get()
+    }
+
+    pub fn echo(&self, bytes: Vec<u8>) -> Vec<u8> {
+        bytes
+    }
+
+    pub fn unspeakable(&self) -> Unspeakable {
+        Unspeakable
+    }
+}
+
+/// Cannot be encoded.
+#[derive(Debug, Deserialize)]
+pub struct Unspeakable;
+
+impl Serialize for Unspeakable {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        Err(serde::ser::Error::custom("rather not"))
+    }
+}
+
+/// Tells when it is dropped.
+struct Tells {
+    dropped: Queue<u32>,
+    number: u32,
+}
+
+impl Drop for Tells {
+    fn drop(&mut self) {
+        self.dropped.put(self.number).unwrap();
+        assert!(self.number != 13, "unlucky");
+    }
+}
+
+#[mp::shared(handle = TellsHandle, name = "tests.tells")]
+impl Tells {
+    fn new(dropped: Queue<u32>, number: u32) -> Self {
+        Self { dropped, number }
+    }
+
+    fn number(&self) -> u32 {
+        self.number
+    }
+}
+
+#[mp::task]
+fn count_to(counter: SharedCounter, n: u64) -> mp::Result<()> {
+    for _ in 0..n {
+        counter.incr(1)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn calls_of_any_process_and_thread_are_one_after_the_other() {
+    let _watchdog = watchdog(120);
+    let manager = Manager::new().unwrap();
+    let counter = SharedCounter::new(&manager, 0).unwrap();
+    assert_eq!(Some(counter.process_id().unwrap()), manager.process_id());
+    let children: Vec<_> = (0..3)
+        .map(|_| {
+            Process::new(count_to, (counter.clone(), 300))
+                .start()
+                .unwrap()
+        })
+        .collect();
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..300 {
+                    counter.incr(1).unwrap();
+                }
+            });
+        }
+    });
+    for child in children {
+        child.join().unwrap().unwrap();
+    }
+    assert_eq!(counter.get().unwrap(), 1800);
+    manager.shutdown().unwrap();
+}
+
+#[test]
+fn arguments_and_results_are_those_of_an_ordinary_call() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let counter = SharedCounter::new(&manager, 1).unwrap();
+    assert_eq!(counter.set((7, 0), "x".to_owned()).unwrap(), Ok(()));
+    assert_eq!(counter.get().unwrap(), 7);
+    let refused = counter.set((7, 1), String::new()).unwrap();
+    assert_eq!(refused.unwrap_err(), "too large");
+    for len in [0, 1, 5_000, 20_000, 3_000_000] {
+        let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
+        assert!(counter.echo(bytes.clone()).unwrap() == bytes);
+    }
+    // The type stays an ordinary type.
+    assert_eq!(Counter::new(3).incr(4), 7);
+}
+
+#[test]
+fn panic_comes_back_and_the_manager_goes_on() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let counter = SharedCounter::new(&manager, 1).unwrap();
+    let error = counter.panic_after(4).unwrap_err();
+    let task = error.task().unwrap();
+    assert!(task.is_panic());
+    assert_eq!(task.message(), Some("at 5"));
+    assert_eq!(task.task(), "Counter::panic_after");
+    assert_eq!(task.file(), Some(file!()));
+    // As the panic left it.
+    assert_eq!(counter.get().unwrap(), 5);
+
+    let error = SharedCounter::broken(&manager, "today".to_owned()).unwrap_err();
+    assert_eq!(error.task().unwrap().message(), Some("no counter: today"));
+    let error = counter.unspeakable().unwrap_err();
+    assert!(error.task().unwrap().is_not_encoded(), "{error}");
+    assert_eq!(counter.get().unwrap(), 5);
+    manager.shutdown().unwrap();
+}
+
+#[test]
+fn argument_that_cannot_be_encoded_is_the_callers_error() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let list = List::<Unspeakable>::new(&manager).unwrap();
+    let error = list.push(&Unspeakable).unwrap_err();
+    assert!(
+        error.is_not_encoded() && error.to_string().contains("rather not"),
+        "{error}"
+    );
+    assert_eq!(list.len().unwrap(), 0);
+}
+
+#[test]
+fn object_of_its_own_manager_is_not_called_from_within() {
+    let _watchdog = watchdog(60);
+    let (manager, other) = (Manager::new().unwrap(), Manager::new().unwrap());
+    let counter = SharedCounter::new(&manager, 1).unwrap();
+    let same = SharedCounter::new(&manager, 2).unwrap();
+    let error = counter.call_another(same).unwrap().unwrap_err();
+    assert!(error.to_string().contains("another manager"), "{error}");
+    let elsewhere = SharedCounter::new(&other, 3).unwrap();
+    assert_eq!(counter.call_another(elsewhere).unwrap().unwrap(), 3);
+}
+
+#[mp::task]
+fn hold_and_die(counter: SharedCounter, tells: TellsHandle) {
+    assert_eq!(counter.incr(1).unwrap(), 1);
+    assert_eq!(tells.number().unwrap(), 2);
+    std::process::abort();
+}
+
+#[test]
+fn object_is_dropped_with_its_last_handle() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let dropped = Queue::new().unwrap();
+    let tells = |number| TellsHandle::new(&manager, dropped.clone(), number).unwrap();
+
+    let (one, same) = (tells(1), tells(1).clone());
+    drop((one, same));
+    assert_eq!((dropped.get().unwrap(), dropped.get().unwrap()), (1, 1));
+
+    // In another process that dies.
+    let counter = SharedCounter::new(&manager, 0).unwrap();
+    let child = Process::new(hold_and_die, (counter.clone(), tells(2)))
+        .start()
+        .unwrap();
+    assert!(child.join().unwrap_err().is_crash());
+    drop(child);
+    assert_eq!(dropped.get().unwrap(), 2);
+    assert_eq!(counter.get().unwrap(), 1);
+
+    // On its way in a queue, and in another object.
+    let queue = Queue::new().unwrap();
+    queue.put(tells(3)).unwrap();
+    let list = List::<TellsHandle>::new(&manager).unwrap();
+    list.push(&tells(4)).unwrap();
+    assert_eq!(queue.get().unwrap().number().unwrap(), 3);
+    assert_eq!(dropped.get().unwrap(), 3);
+    assert_eq!(list.get(0).unwrap().unwrap().number().unwrap(), 4);
+    list.clear().unwrap();
+    assert_eq!(dropped.get().unwrap(), 4);
+
+    // Its own panic is nobody else's.
+    drop(tells(13));
+    assert_eq!(dropped.get().unwrap(), 13);
+    assert_eq!(counter.get().unwrap(), 1);
+    drop(tells(5));
+    assert_eq!(dropped.get().unwrap(), 5);
+    assert!(dropped.is_empty());
+    manager.shutdown().unwrap();
+}
+
+#[mp::task]
+fn make_and_leave(manager: Manager, made: Queue<SharedCounter>) -> mp::Result<()> {
+    let counter = SharedCounter::new(&manager, 5)?;
+    made.put(counter)?;
+    Ok(())
+}
+
+#[test]
+fn object_outlives_the_process_that_made_it() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let made = Queue::new().unwrap();
+    let child = Process::new(make_and_leave, (manager.clone(), made.clone()))
+        .start()
+        .unwrap();
+    child.join().unwrap().unwrap();
+    assert_eq!(made.get().unwrap().incr(1).unwrap(), 6);
+}
+
+#[test]
+fn manager_lives_as_long_as_a_handle() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let ended = support::pidfd(manager.process_id().unwrap());
+    let counter = SharedCounter::new(&manager, 0).unwrap();
+    drop(manager);
+    assert_eq!(counter.incr(1).unwrap(), 1);
+    let same = counter.clone();
+    drop(counter);
+    assert_eq!(same.incr(1).unwrap(), 2);
+    drop(same);
+    assert!(support::wait_readable(&ended, None));
+}
+
+#[test]
+fn shut_down_manager_is_an_error_for_who_calls() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let counter = SharedCounter::new(&manager, 0).unwrap();
+    counter.incr(1).unwrap();
+    manager.shutdown().unwrap();
+    let error = counter.incr(1).unwrap_err();
+    assert!(error.is_closed(), "{error}");
+    assert!(SharedCounter::new(&manager, 0).unwrap_err().is_closed());
+    manager.shutdown().unwrap();
+}
+
+#[mp::task]
+fn wait_in_a_call(counter: SharedCounter, started: Queue<()>, go_on: Queue<()>) -> bool {
+    counter
+        .take_long(started, go_on)
+        .unwrap_err()
+        .is_owner_died()
+}
+
+#[test]
+fn killed_manager_is_an_error_for_all_callers_at_once() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let counter = SharedCounter::new(&manager, 0).unwrap();
+    let (started, go_on) = (Queue::new().unwrap(), Queue::new().unwrap());
+    // One is served, the others wait for their turn.
+    let children: Vec<_> = (0..3)
+        .map(|_| {
+            let arguments = (counter.clone(), started.clone(), go_on.clone());
+            Process::new(wait_in_a_call, arguments).start().unwrap()
+        })
+        .collect();
+    started.get().unwrap();
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| counter.get());
+        send_signal(manager.process_id().unwrap(), libc::SIGKILL);
+        assert!(waits.join().unwrap().unwrap_err().is_owner_died());
+    });
+    for child in children {
+        assert!(child.join().unwrap());
+    }
+    let error = counter.get().unwrap_err();
+    assert!(error.is_owner_died(), "{error}");
+    assert!(manager.shutdown().is_err());
+}
+
+#[mp::task]
+fn set_up(seen: Queue<(String, u32)>, fails: bool) {
+    assert!(!fails, "no way");
+    let name = mp::current_process().name().to_owned();
+    seen.put((name, std::process::id())).unwrap();
+}
+
+#[test]
+fn initializer_runs_in_the_manager_first() {
+    let _watchdog = watchdog(60);
+    let seen = Queue::new().unwrap();
+    let manager = Manager::builder()
+        .name("keeper")
+        .initializer(set_up, (seen.clone(), false))
+        .build()
+        .unwrap();
+    let (name, pid) = seen.get().unwrap();
+    assert_eq!((name.as_str(), Some(pid)), ("keeper", manager.process_id()));
+
+    let error = Manager::builder()
+        .initializer(set_up, (seen.clone(), true))
+        .build()
+        .unwrap_err();
+    assert!(error.is_not_started(), "{error}");
+    assert_eq!(error.task().unwrap().message(), Some("no way"));
+
+    fn plain() {}
+    let error = Manager::builder()
+        .initializer(plain, ())
+        .build()
+        .unwrap_err();
+    assert!(error.is_unknown_task(), "{error}");
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    alone("nothing_is_left_behind", || {
+        let _watchdog = watchdog(60);
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        // What stays once it was needed: launcher, supervisor.
+        drop(Manager::new().unwrap());
+        eventually(|| support::children().is_empty());
+        let (before, descriptors) = (mp::__private::audit().unwrap(), open());
+        for _ in 0..5 {
+            let manager = Manager::new().unwrap();
+            let map = Map::<u32, List<u32>>::new(&manager).unwrap();
+            for number in 0..10 {
+                let list = List::new(&manager).unwrap();
+                list.push(&number).unwrap();
+                map.insert(&number, &list).unwrap();
+            }
+            manager.shutdown().unwrap();
+        }
+        eventually(|| {
+            let now = mp::__private::audit().unwrap();
+            now.faults.is_empty() && now.objects == before.objects && open() == descriptors
+        });
+        assert!(support::children().is_empty());
+    });
+}
+
+// Ready-made objects.
+
+#[test]
+fn map_keeps_entries_in_order_and_changes_them() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let map = Map::<String, i64>::new(&manager).unwrap();
+    let key = |text: &str| text.to_owned();
+    assert_eq!(map.insert(&key("a"), &1).unwrap(), None);
+    assert_eq!(map.insert(&key("a"), &2).unwrap(), Some(1));
+    assert_eq!(
+        map.insert_many([(key("b"), 3), (key("a"), 4), (key("c"), 5)])
+            .unwrap(),
+        2
+    );
+    assert_eq!(map.keys().unwrap(), ["a", "b", "c"]);
+    assert_eq!(map.values().unwrap(), [4, 3, 5]);
+    assert_eq!(
+        map.get_many([&key("c"), &key("x")]).unwrap(),
+        [Some(5), None]
+    );
+    assert!(map.contains_key(&key("b")).unwrap());
+    assert_eq!(map.get_or_insert(&key("b"), &9).unwrap(), 3);
+    assert_eq!(map.get_or_insert(&key("d"), &9).unwrap(), 9);
+    assert!(!map.replace_if(&key("d"), &8, &7).unwrap());
+    assert!(map.replace_if(&key("d"), &9, &7).unwrap());
+    assert!(!map.replace_if(&key("x"), &9, &7).unwrap());
+    assert_eq!(map.remove(&key("a")).unwrap(), Some(4));
+    assert_eq!(map.remove(&key("a")).unwrap(), None);
+    assert_eq!(map.pop().unwrap(), Some((key("d"), 7)));
+    assert_eq!(map.remove_many(&[key("b"), key("x")]).unwrap(), 1);
+    assert_eq!(map.items().unwrap(), [(key("c"), 5)]);
+    map.clear().unwrap();
+    assert!(map.is_empty().unwrap());
+    assert_eq!(map.pop().unwrap(), None);
+}
+
+#[test]
+fn list_changes_at_both_ends_and_inside() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let list = List::<u32>::new(&manager).unwrap();
+    list.push_many(0..5).unwrap();
+    list.push_front(&9).unwrap();
+    assert_eq!(list.to_vec().unwrap(), [9, 0, 1, 2, 3, 4]);
+    assert_eq!(list.slice(1..3).unwrap(), [0, 1]);
+    assert_eq!(list.slice(4..=100).unwrap(), [3, 4]);
+    assert_eq!(list.slice(7..).unwrap(), []);
+    assert_eq!(list.set(2, &7).unwrap(), Some(1));
+    assert_eq!(list.set(6, &7).unwrap(), None);
+    assert_eq!(list.find(&7).unwrap(), Some(2));
+    assert_eq!(list.find(&8).unwrap(), None);
+    assert!(list.insert(6, &5).unwrap() && !list.insert(8, &5).unwrap());
+    assert_eq!(list.remove(0).unwrap(), Some(9));
+    assert_eq!(list.remove(10).unwrap(), None);
+    assert_eq!(
+        (list.pop().unwrap(), list.pop_front().unwrap()),
+        (Some(5), Some(0))
+    );
+    list.reverse().unwrap();
+    assert_eq!(list.to_vec().unwrap(), [4, 3, 2, 7]);
+    list.truncate(2).unwrap();
+    assert_eq!(list.len().unwrap(), 2);
+    list.clear().unwrap();
+    assert_eq!(list.pop().unwrap(), None);
+    assert!(list.is_empty().unwrap());
+}
+
+#[test]
+fn set_keeps_each_element_once() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let set = Set::<(u8, String)>::new(&manager).unwrap();
+    let one = |n: u8| (n, "x".to_owned());
+    assert_eq!(set.insert_many((0..9).map(one)).unwrap(), 9);
+    assert!(!set.insert(&one(3)).unwrap());
+    assert!(set.contains(&one(3)).unwrap() && !set.contains(&one(9)).unwrap());
+    assert!(set.remove(&one(3)).unwrap() && !set.remove(&one(3)).unwrap());
+    assert_eq!(set.remove_many(&[one(0), one(3)]).unwrap(), 1);
+    set.keep_only(&[one(1), one(8), one(3)]).unwrap();
+    assert_eq!(set.to_vec().unwrap(), [one(1), one(8)]);
+    assert_eq!(set.pop().unwrap(), Some(one(8)));
+    assert_eq!(set.len().unwrap(), 1);
+    set.clear().unwrap();
+    assert!(set.is_empty().unwrap());
+}
+
+#[test]
+fn namespace_tells_the_type_of_what_it_has() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let names = Namespace::new(&manager).unwrap();
+    names.set("a", &1_u32).unwrap();
+    names.set("b", &vec![1.5_f64]).unwrap();
+    names.set("lock", &Lock::new().unwrap()).unwrap();
+    assert_eq!(names.get::<u32>("a").unwrap(), Some(1));
+    assert_eq!(names.get::<Vec<f64>>("b").unwrap(), Some(vec![1.5]));
+    assert_eq!(names.get::<u32>("c").unwrap(), None);
+    let lock = names.get::<Lock>("lock").unwrap().unwrap();
+    drop(lock.acquire().unwrap());
+    let error = names.get::<i32>("a").unwrap_err();
+    assert!(error.is_not_decoded());
+    assert_eq!(
+        error.to_string(),
+        "\"a\" is a u32, and was asked for as a i32"
+    );
+    assert_eq!(names.names().unwrap(), ["a", "b", "lock"]);
+    assert!(names.remove("a").unwrap() && !names.remove("a").unwrap());
+}
+
+#[mp::task]
+fn fill(nested: Map<String, List<Queue<u32>>>) -> mp::Result<()> {
+    for list in nested.values()? {
+        for queue in list.to_vec()? {
+            queue.put(7)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn objects_hold_objects_and_queues() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let nested = Map::new(&manager).unwrap();
+    for name in ["a", "b"] {
+        let list = List::new(&manager).unwrap();
+        list.push_many([Queue::<u32>::new().unwrap(), Queue::new().unwrap()])
+            .unwrap();
+        nested.insert(&name.to_owned(), &list).unwrap();
+        // The only handle is the one in the map.
+    }
+    let child = Process::new(fill, (nested.clone(),)).start().unwrap();
+    child.join().unwrap().unwrap();
+    for name in nested.keys().unwrap() {
+        for queue in nested.get(&name).unwrap().unwrap().to_vec().unwrap() {
+            assert_eq!(queue.try_get().unwrap(), 7);
+        }
+    }
+}
+
+// Other programs.
+
+fn key() -> Key {
+    Key::new("the key of these tests").unwrap()
+}
+
+fn unique() -> Address {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    Address::Abstract(format!("mp-manager-{}-{number}", std::process::id()))
+}
+
+const ADDRESS: &str = "MP_TEST_ADDRESS";
+
+/// The body of the other program, which a test below executes.
+#[test]
+fn other_program() {
+    if is_alone("other_program") {
+        run_alone(|| {
+            let address: Address = std::env::var(ADDRESS).unwrap().parse().unwrap();
+            let manager = RemoteManager::connect(address, &key()).unwrap();
+            let counter = manager.get::<SharedCounter>("counter").unwrap();
+            for _ in 0..100 {
+                counter.incr(1).unwrap();
+            }
+            let ages = manager.get::<Map<String, u32>>("ages").unwrap();
+            ages.insert(&"ann".to_owned(), &31).unwrap();
+        });
+    }
+}
+
+#[test]
+fn other_programs_use_what_is_published() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let counter = SharedCounter::new(&manager, 0).unwrap();
+    manager.publish("counter", &counter).unwrap();
+    let ages = Map::<String, u32>::new(&manager).unwrap();
+    manager.publish("ages", &ages).unwrap();
+    let address = manager.listen(unique(), &key()).unwrap();
+    let mut others: Vec<_> = (0..2)
+        .map(|_| {
+            let mut command = alone_command("other_program");
+            command.env(ADDRESS, address.to_string());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for _ in 0..100 {
+        counter.incr(1).unwrap();
+    }
+    for other in &mut others {
+        assert!(other.wait().unwrap().success());
+    }
+    assert_eq!(counter.get().unwrap(), 300);
+    assert_eq!(ages.get(&"ann".to_owned()).unwrap(), Some(31));
+    manager.shutdown().unwrap();
+}
+
+#[test]
+fn what_another_program_may_not_is_told_it() {
+    let _watchdog = watchdog(60);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("manager");
+    let (manager, elsewhere) = (Manager::new().unwrap(), Manager::new().unwrap());
+    let counter = SharedCounter::new(&manager, 1).unwrap();
+    manager.publish("counter", &counter).unwrap();
+    let queues = List::<Queue<u8>>::new(&manager).unwrap();
+    queues.push(&Queue::new().unwrap()).unwrap();
+    manager.publish("queues", &queues).unwrap();
+    assert!(elsewhere.publish("counter", &counter).is_err());
+    // What is published stays.
+    drop(queues);
+    manager.listen(path.as_path(), &key()).unwrap();
+    assert!(manager.listen(path.as_path(), &key()).is_err());
+
+    let wrong = Key::new("not the key of these tests").unwrap();
+    let error = RemoteManager::connect(path.as_path(), &wrong).unwrap_err();
+    assert!(error.is_refused(), "{error}");
+
+    let remote = RemoteManager::connect(path.as_path(), &key()).unwrap();
+    let error = remote.get::<SharedCounter>("countre").unwrap_err();
+    assert!(error.to_string().contains("\"counter\""), "{error}");
+    let error = remote.get::<List<u8>>("counter").unwrap_err();
+    assert!(error.is_wrong_build(), "{error}");
+
+    let there = remote.get::<SharedCounter>("counter").unwrap();
+    let error = there.panic_after(1).unwrap_err();
+    assert!(error.task().is_some_and(|task| task.is_panic()), "{error}");
+    assert_eq!(there.get().unwrap(), 2);
+    // Handles mean nothing there, whichever way they go.
+    let queue = || Queue::new().unwrap();
+    let error = there.take_long(queue(), queue()).unwrap_err();
+    assert!(
+        error.is_not_encoded() && error.to_string().contains("means nothing"),
+        "{error}"
+    );
+    let remote_queues = remote.get::<List<Queue<u8>>>("queues").unwrap();
+    let error = remote_queues.get(0).unwrap_err();
+    assert!(error.to_string().contains("means nothing"), "{error}");
+    assert_eq!(remote_queues.len().unwrap(), 1);
+    assert!(manager.publish("again", &there).is_err());
+    let sent = Queue::new().unwrap();
+    assert!(sent.put(there.clone()).is_err());
+    assert_eq!(there.get().unwrap(), 2);
+
+    manager.shutdown().unwrap();
+    let error = there.get().unwrap_err();
+    assert!(error.is_closed(), "{error}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn handles_go_to_any_thread() {
+    fn goes_anywhere<T: Send + Sync + Clone>() {}
+    goes_anywhere::<Manager>();
+    goes_anywhere::<RemoteManager>();
+    goes_anywhere::<SharedCounter>();
+    goes_anywhere::<Map<Queue<u8>, u8>>();
+    goes_anywhere::<List<Queue<u8>>>();
+    goes_anywhere::<Set<u8>>();
+    goes_anywhere::<Namespace>();
+    let debug: BTreeSet<_> = [
+        format!("{:?}", Manager::new().unwrap()),
+        format!("{:?}", Set::<u8>::new(&Manager::new().unwrap()).unwrap()),
+    ]
+    .into();
+    assert!(debug.iter().all(|text| !text.is_empty()));
+}

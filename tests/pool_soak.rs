@@ -1,0 +1,313 @@
+//! Workers that are killed at random, a short while in every run and long by `scripts/soak`.
+//!
+//! `MP_SOAK_KILLS` says how many kills, `MP_SOAK_SECONDS` how long the threads go on that use a pool
+//! at random, `MP_TEST_SEED` repeats what a run printed.
+
+mod support;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mp::{Pool, Queue, TaskError};
+use support::{Random, alone, children, eventually, send_signal, watchdog};
+
+const WORKERS: usize = 4;
+
+fn number(variable: &str, default: u64) -> u64 {
+    let text = std::env::var(variable).ok();
+    text.map_or(default, |text| text.parse().expect(variable))
+}
+
+/// Descriptors of a pool's memory or of a child.
+fn descriptors() -> Vec<PathBuf> {
+    let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    links
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .filter(|link| {
+            let text = link.to_string_lossy();
+            ["mp-pool", "[pidfd]", "socket:"]
+                .iter()
+                .any(|kind| text.contains(kind))
+        })
+        .collect()
+}
+
+/// Nothing is left of what the test used.
+fn check_for_leaks() {
+    eventually(|| {
+        let audit = mp::__private::audit().unwrap();
+        audit.faults.is_empty() && audit.process_units == 0 && descriptors().is_empty()
+    });
+    assert!(children().is_empty());
+}
+
+/// Kills one worker, as a rule one that has come to work: a pool gives up if many in a row do not.
+fn kill_one(pool: &Pool, random: &mut Random) -> bool {
+    let any = random.below(16) == 0;
+    let workers = pool.stats().workers;
+    let pids: Vec<u32> = workers
+        .iter()
+        .filter(|worker| any || worker.items > 0 || worker.is_busy)
+        .map(|worker| worker.pid)
+        .collect();
+    if pids.is_empty() {
+        return false;
+    }
+    let pid = pids[random.below(pids.len() as u64) as usize];
+    // Not one whose number has gone to another process meanwhile.
+    let is_ours = children().contains(&pid);
+    if is_ours {
+        send_signal(pid, libc::SIGKILL);
+    }
+    is_ours
+}
+
+#[mp::task]
+fn work((n, runs, carried): (u64, Queue<u64>, Option<Queue<u64>>)) -> (u64, Vec<u8>, bool) {
+    runs.put(n).unwrap();
+    let mut sum = n;
+    for _ in 0..n % 7 * 1000 {
+        sum = std::hint::black_box(sum.wrapping_mul(31));
+    }
+    std::hint::black_box(sum);
+    let len = if n % 50 == 0 {
+        100_000
+    } else {
+        n as usize % 300
+    };
+    (n, vec![n as u8; len], carried.is_some())
+}
+
+#[test]
+fn random_kills_cost_the_items_they_hit() {
+    alone("random_kills_cost_the_items_they_hit", || {
+        let kills = number("MP_SOAK_KILLS", 60);
+        let _watchdog = watchdog(300 + kills);
+        let mut random = Random::new();
+        let pool = Pool::new(WORKERS).unwrap();
+        let runs = Queue::new().unwrap();
+        let is_over = AtomicBool::new(false);
+        let items = (0_u64..)
+            .take_while(|_| !is_over.load(Ordering::Relaxed))
+            .map(|n| (n, runs.clone(), (n % 20 == 0).then(|| runs.clone())));
+        let mut ran = HashMap::<u64, u32>::new();
+        let mut outcomes = HashMap::<u64, bool>::new();
+        let (mut hit, mut last) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..kills {
+                    std::thread::sleep(Duration::from_micros(random.below(20_000)));
+                    while !kill_one(&pool, &mut random) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            for outcome in pool.imap_unordered(work, items).unwrap() {
+                let (n, is_done) = match outcome {
+                    Ok((n, bytes, had_queue)) => {
+                        let len = if n % 50 == 0 {
+                            100_000
+                        } else {
+                            n as usize % 300
+                        };
+                        assert_eq!(bytes, vec![n as u8; len], "item {n}");
+                        assert_eq!(had_queue, n % 20 == 0);
+                        (n, true)
+                    }
+                    Err(error) => {
+                        assert_eq!(error.signal(), Some(libc::SIGKILL), "{error}");
+                        hit += 1;
+                        (error.index().unwrap(), false)
+                    }
+                };
+                assert_eq!(outcomes.insert(n, is_done), None, "item {n} twice");
+                last = last.max(n);
+                while let Ok(n) = runs.try_get() {
+                    *ran.entry(n).or_insert(0) += 1;
+                }
+            }
+        });
+        while let Ok(n) = runs.try_get() {
+            *ran.entry(n).or_insert(0) += 1;
+        }
+        assert_eq!(outcomes.len() as u64, last + 1, "each item has an outcome");
+        assert!(hit <= kills, "{hit} items failed by {kills} kills");
+        for (n, is_done) in &outcomes {
+            let ran = ran.get(n).copied().unwrap_or(0);
+            // One that was killed may not have got as far as to say that it ran. The queue loses no
+            // value that was put.
+            assert!(ran == 1 || !is_done && ran == 0, "item {n} ran {ran} times");
+        }
+        println!(
+            "{} items, {kills} kills, {hit} of them hit one",
+            outcomes.len()
+        );
+        let stats = pool.stats();
+        assert_eq!(stats.done + stats.failed.total(), outcomes.len() as u64);
+        assert_eq!((stats.queued, stats.running), (0, 0));
+        assert_eq!(runs.lost(), 0);
+        drop(pool);
+        drop(runs);
+        check_for_leaks();
+    });
+}
+
+#[mp::task]
+fn square(x: u64) -> u64 {
+    for _ in 0..x % 5 * 1000 {
+        std::hint::black_box(x);
+    }
+    x * x
+}
+
+/// What the threads saw.
+#[derive(Default)]
+struct Seen {
+    done: AtomicU64,
+    killed: AtomicU64,
+    cancelled: AtomicU64,
+    kills: AtomicU64,
+}
+
+impl Seen {
+    fn add(&self, x: u64, outcome: Result<u64, &TaskError>, may_be_cancelled: bool) {
+        match outcome {
+            Ok(value) => {
+                assert_eq!(value, x * x);
+                self.done.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) if error.is_cancelled() => {
+                assert!(may_be_cancelled, "{error}");
+                self.cancelled.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => {
+                assert_eq!(error.signal(), Some(libc::SIGKILL), "{error}");
+                self.killed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Does something with the pool.
+fn use_at_random(pool: &Pool, random: &mut Random, seen: &Seen) {
+    let x = random.below(1000);
+    match random.below(9) {
+        0..2 => {
+            let job = pool.submit(square, (x,)).unwrap();
+            let outcome = job.wait();
+            let error = outcome.as_ref().err().and_then(mp::Error::task);
+            seen.add(
+                x,
+                outcome.as_ref().copied().map_err(|_| error.unwrap()),
+                false,
+            );
+        }
+        2..4 => {
+            let jobs: Vec<_> = (0..random.below(20))
+                .map(|y| (y, pool.submit(square, (y,)).unwrap()))
+                .collect();
+            if random.below(2) == 0 {
+                std::thread::sleep(Duration::from_micros(random.below(2000)));
+            }
+            for (_, job) in jobs.iter().step_by(2) {
+                job.cancel();
+            }
+            for (y, job) in jobs {
+                let outcome = job.wait();
+                let error = outcome.as_ref().err().and_then(mp::Error::task);
+                seen.add(
+                    y,
+                    outcome.as_ref().copied().map_err(|_| error.unwrap()),
+                    y % 2 == 0,
+                );
+            }
+        }
+        4 => {
+            let outcomes = pool.try_map(square, 0..x).unwrap();
+            assert_eq!(outcomes.len() as u64, x);
+            for (y, outcome) in outcomes.iter().enumerate() {
+                seen.add(y as u64, outcome.as_ref().copied(), false);
+            }
+        }
+        5 => {
+            let some = pool.imap(square, 0..).unwrap().take(x as usize);
+            for (y, outcome) in some.enumerate() {
+                seen.add(y as u64, outcome.as_ref().copied(), false);
+            }
+        }
+        6 => drop(pool.submit(square, (x,)).unwrap()),
+        7 => pool.resize(1 + random.below(5) as usize).unwrap(),
+        _ => {
+            if kill_one(pool, random) {
+                seen.kills.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+fn soak(name: &'static str, prepare: fn(&mut mp::PoolBuilder)) {
+    alone(name, || {
+        let seconds = number("MP_SOAK_SECONDS", 4);
+        let _watchdog = watchdog(300 + 4 * seconds);
+        let seeds = Mutex::new(Random::new());
+        let mut builder = Pool::builder();
+        builder.workers(3);
+        prepare(&mut builder);
+        let pool = builder.build().unwrap();
+        let seen = Seen::default();
+        let end = Instant::now() + Duration::from_secs(seconds);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let seed = seeds.lock().unwrap().below(u64::MAX);
+                    let mut random = Random::seeded(seed);
+                    while Instant::now() < end {
+                        use_at_random(&pool, &mut random, &seen);
+                    }
+                });
+            }
+        });
+        let (done, kills) = (seen.done.into_inner(), seen.kills.into_inner());
+        let (killed, cancelled) = (seen.killed.into_inner(), seen.cancelled.into_inner());
+        println!("{done} done, {cancelled} cancelled, {killed} killed by {kills} kills");
+        assert!(done > 0 && killed <= kills);
+        // It is as good as new.
+        pool.resize(2).unwrap();
+        let squares = pool.map(square, 0..1000).unwrap();
+        assert_eq!(squares[999], 998_001);
+        pool.close();
+        pool.join().unwrap();
+        let stats = pool.stats();
+        assert_eq!(
+            (stats.queued, stats.running, stats.workers.len()),
+            (0, 0, 0)
+        );
+        drop(pool);
+        check_for_leaks();
+    });
+}
+
+#[test]
+fn threads_that_submit_cancel_resize_and_kill_at_random_get_what_is_theirs() {
+    soak(
+        "threads_that_submit_cancel_resize_and_kill_at_random_get_what_is_theirs",
+        |_| {},
+    );
+}
+
+#[test]
+fn threads_get_what_is_theirs_from_workers_that_come_and_go() {
+    soak(
+        "threads_get_what_is_theirs_from_workers_that_come_and_go",
+        |builder| {
+            builder
+                .idle_timeout(Duration::from_millis(1))
+                .max_tasks_per_worker(500);
+        },
+    );
+}
