@@ -314,7 +314,7 @@ fn server_that_does_not_answer_in_time_is_killed() {
         let start = Process::new(add, (1, 2)).start_timeout(Duration::from_millis(50));
         let error = format!("{:#}", start.start().unwrap_err());
         assert!(error.contains("start_timeout"), "{error}");
-        assert_eq!(children(), [0; 0]);
+        eventually(|| children().is_empty());
         assert_eq!(mp::active_children().len(), 0);
 
         mp::preload(load, ("something".to_owned(),)).unwrap();
@@ -369,14 +369,16 @@ fn nothing_is_left_of_many_children() {
             std::fs::read_dir(path).unwrap().count()
         };
         assert_eq!(forked_sum(0, 0).unwrap(), 0);
+        // Of the first child there may be something left for a moment longer, on either side.
         let before = (descriptors(), of_server(), children());
         for round in 0..100 {
             assert_eq!(forked_sum(round, 1).unwrap(), round + 1);
         }
         eventually(|| children() == before.2);
         // The server closes what it got after it has answered.
-        eventually(|| (descriptors(), of_server(), children()) == before);
-        assert_eq!(mp::__private::audit().unwrap().faults, [""; 0]);
+        eventually(|| descriptors() <= before.0 && of_server() <= before.1);
+        assert_eq!(children(), before.2);
+        eventually(|| mp::__private::audit().unwrap().faults.is_empty());
     });
 }
 

@@ -382,6 +382,7 @@ fn nothing_is_left_behind() {
         // What stays once it was needed: launcher, supervisor.
         drop(Manager::new().unwrap());
         eventually(|| support::children().is_empty());
+        // More than stays, where the first one's end is still being settled.
         let (before, descriptors) = (mp::__private::audit().unwrap(), open());
         for _ in 0..5 {
             let manager = Manager::new().unwrap();
@@ -395,9 +396,9 @@ fn nothing_is_left_behind() {
         }
         eventually(|| {
             let now = mp::__private::audit().unwrap();
-            now.faults.is_empty() && now.objects == before.objects && open() == descriptors
+            now.faults.is_empty() && now.objects <= before.objects && open() <= descriptors
         });
-        assert!(support::children().is_empty());
+        eventually(|| support::children().is_empty());
     });
 }
 

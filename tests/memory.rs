@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytemuck::{Pod, Zeroable};
 use mp::{Array, Bytes, Pool, Process, Queue, Shared, Stdio, TryAcquireError, Value};
 use serde::{Deserialize, Serialize};
-use support::{alone, watchdog};
+use support::{alone, settles_at, watchdog};
 
 // Values.
 
@@ -407,7 +407,7 @@ fn dead_holder_keeps_nothing() {
         assert!(units() > before);
         child.kill();
         child.join().unwrap_err();
-        assert_eq!(units(), before);
+        settles_at(&before, units);
     });
 }
 

@@ -275,7 +275,7 @@ fn signals_that_the_program_handles_itself_are_left_to_it() {
             unsafe { libc::signal(libc::SIGTERM, handler) };
             let error = builder.build().unwrap_err();
             assert!(error.to_string().contains("Pool::drain"), "{error}");
-            assert!(support::children().is_empty());
+            support::eventually(|| support::children().is_empty());
         },
     );
 }

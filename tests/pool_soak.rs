@@ -42,7 +42,7 @@ fn check_for_leaks() {
         let audit = mp::__private::audit().unwrap();
         audit.faults.is_empty() && audit.process_units == 0 && descriptors().is_empty()
     });
-    assert!(children().is_empty());
+    eventually(|| children().is_empty());
 }
 
 /// Kills one worker, as a rule one that has come to work: a pool gives up if many in a row do not.

@@ -18,8 +18,8 @@ use mp::{
 };
 use serde::{Deserialize, Serialize};
 use support::{
-    alone_command, alone_with, children, eventually, is_alone, run_alone, send_signal, status_line,
-    watchdog,
+    alone, alone_command, alone_with, children, eventually, is_alone, run_alone, send_signal,
+    status_line, watchdog,
 };
 
 /// What a process has.
@@ -369,6 +369,32 @@ fn descendants_leave_nothing() {
         child.join().unwrap_err();
         drop(idle);
         settled();
+    });
+}
+
+/// Not a moment later either, when another thread still looks after the child.
+#[test]
+fn result_goes_with_its_handle() {
+    alone("result_goes_with_its_handle", || {
+        let _watchdog = watchdog(60);
+        let go = Queue::new().unwrap();
+        let units = || mp::__private::audit().unwrap().process_units;
+        for round in 0..3 {
+            let child = Process::new(wait, (go.clone(),)).start().unwrap();
+            let active = mp::active_children();
+            assert_eq!(active.len(), 1);
+            if round < 2 {
+                go.put(5).unwrap();
+                assert_eq!(child.join().unwrap(), 5);
+                assert!(units() > 0);
+                drop(child);
+            } else {
+                drop(child);
+                go.put(5).unwrap();
+                eventually(|| !active[0].is_alive());
+            }
+            assert_eq!(units(), 0);
+        }
     });
 }
 

@@ -67,6 +67,21 @@ pub fn eventually(mut condition: impl FnMut() -> bool) {
     panic!("the condition at {place} never came true");
 }
 
+/// Waits until what `read` returns is `expected`, as counts of what others use come to be.
+#[track_caller]
+pub fn settles_at<T: PartialEq + std::fmt::Debug>(expected: &T, mut read: impl FnMut() -> T) {
+    let place = std::panic::Location::caller();
+    let mut now = read();
+    for _ in 0..6000 {
+        if now == *expected {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        now = read();
+    }
+    panic!("at {place}: {expected:?} was expected and never came, last there was {now:?}");
+}
+
 /// Names the test that this process was started for, and where it reports that it is through.
 const ALONE: &str = "MP_TEST_ALONE";
 const DONE: &str = "MP_TEST_DONE";

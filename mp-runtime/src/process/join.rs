@@ -244,6 +244,13 @@ impl<R> AsFd for Child<R> {
     }
 }
 
+/// The result goes with the handle at once, whichever of our threads still looks after the child.
+impl<R> Drop for Child<R> {
+    fn drop(&mut self) {
+        self.running.give_up_result();
+    }
+}
+
 /// Ready once it has ended.
 impl<R> Waitable for Child<R> {
     fn watched(&self) -> Watched<'_> {

@@ -11,6 +11,7 @@ use super::limits;
 use super::spawn::OnEnd;
 use super::supervisor;
 use crate::deadline::Deadline;
+use crate::life::Program;
 use crate::life::program::existing;
 use crate::life::slot::State;
 use crate::shm::{BlockId, ObjectId};
@@ -53,6 +54,8 @@ pub(crate) struct Running {
     stdout: Mutex<Option<OwnedFd>>,
     stderr: Mutex<Stderr>,
     ended: Mutex<Option<Ended>>,
+    /// Nobody will ask for the result. Changed and read under the lock of `ended`.
+    is_unwanted: AtomicBool,
     on_end: Mutex<Option<OnEnd>>,
     /// Threads that wait for the end.
     joiners: AtomicU32,
@@ -85,6 +88,16 @@ impl Ended {
         stderr_tail: None,
         out_of_memory: false,
     };
+
+    /// Frees the result.
+    fn give_back(&mut self, program: &Program) {
+        if let Some((block, _)) = self.outcome.take() {
+            program.arena.free(block);
+        }
+        if let Some(parcel) = self.parcel.take() {
+            program.table.discard(&program.arena, parcel);
+        }
+    }
 }
 
 /// A standard error that is captured.
@@ -134,6 +147,7 @@ impl Running {
                 drained: Vec::new(),
             }),
             ended: Mutex::new(None),
+            is_unwanted: AtomicBool::new(false),
             on_end: Mutex::new(on_end),
             joiners: AtomicU32::new(0),
         }
@@ -224,7 +238,7 @@ impl Running {
         let kills = || sys::process::out_of_memory_kills().saturating_sub(self.kills);
         let tail = stderr_tail.as_deref();
         let out_of_memory = limits::is_out_of_memory(status, noted, by_us, tail, kills);
-        let settled = Ended {
+        let mut settled = Ended {
             status,
             has_begun: has_begun && refused.is_none(),
             refused,
@@ -233,6 +247,9 @@ impl Running {
             stderr_tail,
             out_of_memory,
         };
+        if self.is_unwanted.load(Ordering::Relaxed) {
+            settled.give_back(program);
+        }
         *ended = Some(settled.clone());
         drop(ended);
         // Those of our threads that wait for this and other things.
@@ -244,6 +261,17 @@ impl Running {
             on_end(self, &settled);
         }
         Some(settled)
+    }
+
+    /// Gives back the memory of the result, now or when there is one: nobody will ask for it.
+    pub(super) fn give_up_result(&self) {
+        let Some(program) = existing() else { return };
+        let mut ended = lock(&self.ended);
+        // Relaxed: the lock orders it.
+        self.is_unwanted.store(true, Ordering::Relaxed);
+        if let Some(ended) = &mut *ended {
+            ended.give_back(program);
+        }
     }
 
     /// Adds a child that ran one task to the timeline; a worker's jobs are there already.
@@ -362,12 +390,7 @@ impl Drop for Running {
             .get_mut()
             .unwrap_or_else(|poison| poison.into_inner());
         if let Some(ended) = ended {
-            if let Some((block, _)) = ended.outcome {
-                program.arena.free(block);
-            }
-            if let Some(parcel) = ended.parcel {
-                program.table.discard(&program.arena, parcel);
-            }
+            ended.give_back(program);
         }
     }
 }
