@@ -1,25 +1,17 @@
-//! Values to bytes and back, through serde; the only file that uses bincode.
+//! Values to bytes and back, through serde.
 //!
-//! The format is bincode's with integers of fixed width, little endian: bincode writes it, [`Reader`]
-//! reads it. Text and vectors of numbers don't pass through serde: they are copied as memory, into
+//! The format is bincode's with integers of fixed width, little endian: [`Writer`] writes it,
+//! [`Reader`] reads it. Text and vectors of numbers are copied as memory, wherever they stand, into
 //! the very bytes that serde would give.
 
-use std::any::Any;
 use std::fmt;
 
-use bincode::config::{Configuration, Fixint, LittleEndian, NoLimit};
-use bincode::enc::write::Writer;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Serialize, ser};
 
 use super::buffer::{Buffer, Full};
-use super::copy;
 use super::reader::Reader;
-
-const CONFIG: Configuration<LittleEndian, Fixint, NoLimit> = bincode::config::standard()
-    .with_little_endian()
-    .with_fixed_int_encoding()
-    .with_no_limit();
+use super::writer::Writer;
 
 /// Appends the bytes of `value` to `out`, or leaves `out` as it was.
 ///
@@ -30,14 +22,9 @@ pub(crate) fn encode<T: Serialize + 'static>(
     out: &mut Buffer,
 ) -> Result<(), EncodeError> {
     let start = out.len();
-    let result = match copy_in(value, out) {
-        Some(result) => result.map_err(|_| bincode::error::EncodeError::UnexpectedEnd),
-        None => bincode::serde::encode_into_writer(value, Sink(out), CONFIG),
-    };
-    result.map_err(|error| {
-        out.truncate(start);
-        EncodeError::from_bincode(error)
-    })
+    value
+        .serialize(&mut Writer(out))
+        .inspect_err(|_| out.truncate(start))
 }
 
 /// Takes a value off the front of `input`; after an error `input` is where it was.
@@ -46,10 +33,7 @@ pub(crate) fn encode<T: Serialize + 'static>(
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T, DecodeError> {
     let mut reader = Reader::new(input);
-    let value = match copy_out(&mut reader)? {
-        Some(value) => value,
-        None => T::deserialize(&mut reader)?,
-    };
+    let value = T::deserialize(&mut reader)?;
     *input = reader.rest();
     Ok(value)
 }
@@ -77,23 +61,18 @@ pub(crate) struct DecodeError {
 
 impl EncodeError {
     #[cold]
-    fn from_bincode(error: bincode::error::EncodeError) -> Self {
-        use bincode::error::EncodeError as E;
-        let message = match error {
-            // Only `Sink` says so.
-            E::UnexpectedEnd => {
-                return Self {
-                    kind: EncodeErrorKind::Full,
-                };
-            }
-            E::OtherString(message) => message,
-            E::Other(message) => message.to_owned(),
-            E::Serde(_) => "it contains a sequence or map whose length is not known beforehand \
-                (serde's `flatten` makes one)"
-                .to_owned(),
-            error => error.to_string(),
-        };
-        let kind = EncodeErrorKind::Message(message);
+    pub(super) fn unknown_length() -> Self {
+        ser::Error::custom(
+            "it contains a sequence or map whose length is not known beforehand (serde's `flatten` \
+             makes one)",
+        )
+    }
+}
+
+impl ser::Error for EncodeError {
+    #[cold]
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        let kind = EncodeErrorKind::Message(message.to_string());
         Self { kind }
     }
 }
@@ -124,93 +103,11 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// A [`Buffer`] as bincode writes to it.
-struct Sink<'a>(&'a mut Buffer);
-
-impl Writer for Sink<'_> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
-        match self.0.write(bytes) {
-            Ok(()) => Ok(()),
-            Err(_) => Err(bincode::error::EncodeError::UnexpectedEnd),
-        }
-    }
-}
-
-/// Calls `$with!` with the types of number whose vectors are copied as memory.
-macro_rules! with_numbers {
-    ($with:ident) => {
-        $with!(u8 u16 u32 u64 i8 i16 i32 i64 f32 f64);
-    };
-}
-
-/// Encodes `value` by copying, if it is text or a vector of numbers.
-#[inline]
-fn copy_in<T: 'static>(value: &T, out: &mut Buffer) -> Option<Result<(), Full>> {
-    // The type is known when this is compiled, so that all but one branch disappear.
-    let value: &dyn Any = value;
-    if let Some(text) = value.downcast_ref::<String>() {
-        return Some(put_run(text.len(), text.as_bytes(), out));
-    }
-    macro_rules! numbers {
-        ($($number:ty)*) => {$(
-            if cfg!(target_endian = "little")
-                && let Some(numbers) = value.downcast_ref::<Vec<$number>>()
-            {
-                return Some(put_run(numbers.len(), bytemuck::cast_slice(numbers), out));
-            }
-        )*};
-    }
-    with_numbers!(numbers);
-    None
-}
-
-/// Appends a length and the bytes of that many elements.
-fn put_run(len: usize, bytes: &[u8], out: &mut Buffer) -> Result<(), Full> {
-    out.reserve(size_of::<u64>() + bytes.len())?;
-    out.write(&(len as u64).to_le_bytes())?;
-    copy::append(bytes, out)
-}
-
-/// Decodes text or a vector of numbers by copying, if `T` is one.
-#[inline]
-fn copy_out<T: 'static>(reader: &mut Reader<'_>) -> Result<Option<T>, DecodeError> {
-    let mut value: Option<T> = None;
-    let place: &mut dyn Any = &mut value;
-    if let Some(place) = place.downcast_mut::<Option<String>>() {
-        *place = Some(reader.string()?);
-    }
-    macro_rules! numbers {
-        ($($number:ident)*) => {$(
-            if cfg!(target_endian = "little")
-                && let Some(place) = place.downcast_mut::<Option<Vec<$number>>>()
-            {
-                let bytes = reader.run(size_of::<$number>() as u64)?;
-                *place = Some(to_numbers(bytes));
-            }
-        )*};
-    }
-    with_numbers!(numbers);
-    Ok(value)
-}
-
-/// The numbers whose bytes these are, which need not be aligned.
-#[inline]
-fn to_numbers<T: bytemuck::Pod>(bytes: &[u8]) -> Vec<T> {
-    match bytemuck::try_cast_slice(bytes) {
-        Ok(numbers) => copy::to_vec(numbers),
-        Err(_) => bytes
-            .chunks_exact(size_of::<T>())
-            .map(bytemuck::pod_read_unaligned)
-            .collect(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, VecDeque};
 
-    use serde::Deserialize;
+    use serde::{Deserialize, Deserializer};
 
     use super::*;
 
@@ -273,9 +170,10 @@ mod tests {
         T: Serialize + DeserializeOwned + fmt::Debug + PartialEq + 'static,
     {
         let bytes = bytes_of(&value);
+        let config = bincode::config::standard().with_fixed_int_encoding();
         assert_eq!(
             bytes,
-            bincode::serde::encode_to_vec(&value, CONFIG).unwrap()
+            bincode::serde::encode_to_vec(&value, config).unwrap()
         );
         let mut input = bytes.as_slice();
         assert_eq!(decode::<T>(&mut input).unwrap(), value);
@@ -321,6 +219,85 @@ mod tests {
                 sizes: vec![1, 2],
             },
         ]);
+    }
+
+    /// Vectors of numbers in every place where a value may have one.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Inside {
+        direct: Vec<u8>,
+        tuple: (u8, Vec<f64>, Vec<u16>),
+        option: Option<Vec<i64>>,
+        result: Result<Vec<usize>, Vec<isize>>,
+        boxed: Box<[u32]>,
+        vectors: Vec<Vec<u8>>,
+        map: BTreeMap<u8, Vec<f32>>,
+        shape: Shape,
+        deque: VecDeque<u8>,
+        flags: Vec<bool>,
+    }
+
+    fn inside() -> Inside {
+        Inside {
+            direct: vec![1, 2, 3],
+            tuple: (9, vec![0.5, -1.5], vec![0x1234, 0xABCD]),
+            option: Some(vec![-1, i64::MIN]),
+            result: Err(vec![-1, isize::MAX]),
+            boxed: vec![7, 8].into(),
+            vectors: vec![vec![], vec![1], vec![2, 3]],
+            map: BTreeMap::from([(1, vec![0.25]), (2, vec![])]),
+            shape: Shape::Named {
+                name: "n".to_owned(),
+                sizes: vec![1, 2],
+            },
+            deque: VecDeque::from([4, 5]),
+            flags: vec![true, false],
+        }
+    }
+
+    #[test]
+    fn vectors_of_numbers_inside_of_a_value_agree_with_bincode() {
+        agrees(inside());
+        agrees((vec![1_u8, 2], Some(vec![3.5_f64])));
+        agrees(Ok::<_, String>(vec![(1_u8, vec![2_u16])]));
+    }
+
+    #[test]
+    fn vectors_of_numbers_inside_of_a_value_are_read_in_one_piece() {
+        // One by one it would be pushed to a vector that grows, to more than it needs.
+        let len = (3 << 20) + 1;
+        let value = (7_u8, Some(vec![1_u8; len]), vec![2_u16; len]);
+        let (_, bytes, shorts): (u8, Option<Vec<u8>>, Vec<u16>) =
+            from_bytes(&bytes_of(&value)).unwrap();
+        assert_eq!(bytes.unwrap().capacity(), len);
+        assert_eq!(shorts.capacity(), len);
+    }
+
+    #[test]
+    fn visitor_that_makes_a_vector_in_its_own_way_is_asked() {
+        fn backwards<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+            struct Backwards;
+            impl<'de> serde::de::Visitor<'de> for Backwards {
+                type Value = Vec<u8>;
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("bytes")
+                }
+                fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                    self,
+                    mut seq: A,
+                ) -> Result<Vec<u8>, A::Error> {
+                    let mut all = VecDeque::new();
+                    while let Some(byte) = seq.next_element()? {
+                        all.push_front(byte);
+                    }
+                    Ok(all.into())
+                }
+            }
+            from.deserialize_seq(Backwards)
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Odd(#[serde(deserialize_with = "backwards")] Vec<u8>);
+        let odd: Odd = from_bytes(&bytes_of(&Odd(vec![1, 2, 3]))).unwrap();
+        assert_eq!(odd.0, [3, 2, 1]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
 use super::codec::DecodeError;
-use super::copy;
+use super::{copy, numbers};
 
 /// Bytes of stack that a value may take while it is read. What is nested deeper is refused: a few
 /// wild bytes can claim any depth, and a stack that overflows ends the process.
@@ -86,7 +86,7 @@ impl<'de> Reader<'de> {
     }
 
     #[inline]
-    pub(super) fn string(&mut self) -> Result<String, DecodeError> {
+    fn string(&mut self) -> Result<String, DecodeError> {
         // First copied and then checked: nobody else can write to the copy.
         String::from_utf8(copy::to_vec(self.run(1)?))
             .map_err(|error| DecodeError::not_text(error.utf8_error()))
@@ -266,6 +266,9 @@ impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
 
     #[inline]
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
+        if let Some(numbers) = numbers::read::<V>(self)? {
+            return Ok(numbers);
+        }
         self.check_depth()?;
         let left = self.count()?;
         visitor.visit_seq(Elements { reader: self, left })
