@@ -180,6 +180,23 @@ fn call_goes_before_task_and_task_before_pool() {
     );
 }
 
+#[mp::task(retries = 0)]
+fn fail_once(attempts: Value<u32>) {
+    attempts.fetch_add(1);
+    std::process::abort();
+}
+
+#[test]
+fn task_that_is_to_run_once_does_whatever_the_pool_says() {
+    let _watchdog = watchdog(120);
+    let pool = pool(9);
+    let attempts = Value::new(0).unwrap();
+    let error = failure(pool.apply(fail_once, (attempts.clone(),)));
+    assert_eq!((error.attempts(), attempts.load()), (1, 1));
+    let error = failure(pool.with_retries(1).apply(fail_once, (attempts.clone(),)));
+    assert_eq!((error.attempts(), attempts.load()), (2, 3));
+}
+
 #[test]
 fn attempts_keep_their_distance() {
     let _watchdog = watchdog(120);

@@ -35,8 +35,8 @@ mod shared;
 /// | option | meaning | default |
 /// | --- | --- | --- |
 /// | `name = "etl.clean"` | the name to register | the path of the function |
-/// | `timeout = "30s"` | how long a call may run; `ms`, `s`, `m` or `h`. Kept with the task, **not enforced yet** | without limit |
-/// | `retries = 2` | how often a failed call is run again. Kept with the task, **not done yet** | 0 |
+/// | `timeout = "30s"` | how long an item of a pool's call may take; `ms`, `s`, `m` or `h` | what the pool says |
+/// | `retries = 2` | how often an item of a pool's call is run again if it fails; 0 is never | what the pool says |
 /// | `crate = path` | where to find `mp`, if not at `::mp` | `::mp` |
 ///
 /// A name must be unique in the program; one that is registered twice fails when it is first used.

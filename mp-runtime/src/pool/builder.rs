@@ -246,8 +246,8 @@ impl PoolBuilder {
     /// Has items that fail run again. The default is not to: an item is begun at most once. A number
     /// stands for [`Retries::new`].
     ///
-    /// A task's own `#[mp::task(retries = 2)]` goes before it, and [`Pool::with_retries`] before
-    /// both.
+    /// A task's own `#[mp::task(retries = 2)]` goes before it, also if the number is 0, and
+    /// [`Pool::with_retries`] before both.
     pub fn retries(&mut self, retries: impl Into<Retries>) -> &mut Self {
         self.settings.terms.set_retries(retries.into());
         self

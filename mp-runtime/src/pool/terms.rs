@@ -32,8 +32,7 @@ impl Terms {
 
     /// What holds for a call of `task`, of which these are said, in a pool of which `pool` are.
     pub(super) fn of_call(&self, task: &Entry, pool: &Self) -> Self {
-        let of_task = task.options.retries;
-        let of_task = (of_task > 0).then(|| Retries::new(of_task));
+        let of_task = task.options.retries.map(Retries::new);
         let retries = self.retries.clone().or(of_task);
         Self {
             timeout: self.timeout.or(task.options.timeout).or(pool.timeout),

@@ -61,14 +61,14 @@ pub struct Options {
     /// How long a call may run.
     pub timeout: Option<Duration>,
     /// How often a failed call is run again.
-    pub retries: u32,
+    pub retries: Option<u32>,
 }
 
 impl Options {
     /// Nothing was said.
     pub const NONE: Self = Self {
         timeout: None,
-        retries: 0,
+        retries: None,
     };
 
     /// Limits a call to so many nanoseconds.
@@ -83,7 +83,10 @@ impl Options {
     /// Runs a failed call again, up to so many times.
     #[must_use]
     pub const fn retries(self, retries: u32) -> Self {
-        Self { retries, ..self }
+        Self {
+            retries: Some(retries),
+            ..self
+        }
     }
 }
 
@@ -344,7 +347,7 @@ mod tests {
         assert!(name.ends_with("registry::tests::task"), "{name}");
         assert!(std::ptr::eq(by_name(name).unwrap(), entry));
         assert_eq!(entry.options.timeout, Some(Duration::from_nanos(5)));
-        assert_eq!(entry.options.retries, 2);
+        assert_eq!(entry.options.retries, Some(2));
     }
 
     #[test]
