@@ -24,20 +24,35 @@ const KNOWN: &str =
 
 /// Reads the options of `#[mp::task]`.
 pub(crate) fn parse(tokens: TokenStream, errors: &mut Vec<Error>) -> Args {
-    parse_with(tokens, errors, Args::option)
+    parse_with(tokens, KNOWN, errors, Args::option)
 }
 
-/// Reads options by `option`, and goes on after a wrong one so that all mistakes are reported at
-/// once.
+/// Reads options, the value of each by `option`, and goes on after a wrong one so that all mistakes
+/// are reported at once. `known` lists those that there are.
 pub(crate) fn parse_with<A: Default>(
     tokens: TokenStream,
+    known: &str,
     errors: &mut Vec<Error>,
-    mut option: impl FnMut(&mut A, ParseStream<'_>) -> Result<()>,
+    mut option: impl FnMut(&mut A, &Ident, ParseStream<'_>) -> Result<bool>,
 ) -> A {
+    // Reads one `option = value`, up to the comma.
+    let mut read = |args: &mut A, input: ParseStream<'_>| {
+        // `crate` is a keyword, so that an ordinary identifier would not match it.
+        let name = input
+            .call(Ident::parse_any)
+            .map_err(|error| Error::new(error.span(), format!("expected an option; {known}")))?;
+        match option(args, &name, input)? {
+            true => Ok(()),
+            false => Err(Error::new(
+                name.span(),
+                format!("unknown option `{name}`; {known}"),
+            )),
+        }
+    };
     let parser = |input: ParseStream<'_>| {
         let mut args = A::default();
         while !input.is_empty() {
-            if let Err(error) = option(&mut args, input) {
+            if let Err(error) = read(&mut args, input) {
                 errors.push(error);
                 skip_to_comma(input)?;
             }
@@ -54,49 +69,31 @@ pub(crate) fn parse_with<A: Default>(
 }
 
 impl Args {
-    /// Reads one `option = value`, up to the comma.
-    fn option(&mut self, input: ParseStream<'_>) -> Result<()> {
-        // `crate` is a keyword, so that an ordinary identifier would not match it.
-        let option = input
-            .call(Ident::parse_any)
-            .map_err(|error| Error::new(error.span(), format!("expected an option; {KNOWN}")))?;
+    /// Reads the value of `option`; false if there is no such option.
+    fn option(&mut self, option: &Ident, input: ParseStream<'_>) -> Result<bool> {
         match option.to_string().as_str() {
             "name" => {
-                let name: LitStr = value(input, &option, r#""etl.clean""#)?;
-                if name.value().trim().is_empty() {
-                    return Err(Error::new(
-                        name.span(),
-                        "a task needs a name: leave the option out to use the function's path",
-                    ));
-                }
-                set(&mut self.name, &option, name)?;
+                let empty = "a task needs a name: leave the option out to use the function's path";
+                let name = name(input, option, r#""etl.clean""#, empty)?;
+                set(&mut self.name, option, name)?;
             }
             "timeout" => {
-                let text: LitStr = value(input, &option, r#""30s""#)?;
+                let text: LitStr = value(input, option, r#""30s""#)?;
                 let nanos = nanoseconds(&text.value())
                     .map_err(|message| Error::new(text.span(), message))?;
-                set(&mut self.timeout, &option, nanos)?;
+                set(&mut self.timeout, option, nanos)?;
             }
             "retries" => {
-                let number: LitInt = value(input, &option, "2")?;
+                let number: LitInt = value(input, option, "2")?;
                 let times = number
                     .base10_parse()
-                    .map_err(|_| expected(number.span(), &option, "2"))?;
-                set(&mut self.retries, &option, times)?;
+                    .map_err(|_| expected(number.span(), option, "2"))?;
+                set(&mut self.retries, option, times)?;
             }
-            "crate" => set(
-                &mut self.krate,
-                &option,
-                value::<ModPath>(input, &option, "path::to::mp")?.0,
-            )?,
-            _ => {
-                return Err(Error::new(
-                    option.span(),
-                    format!("unknown option `{option}`; {KNOWN}"),
-                ));
-            }
+            "crate" => set(&mut self.krate, option, krate(input, option)?)?,
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -124,13 +121,32 @@ pub(crate) fn value<T: Parse>(input: ParseStream<'_>, option: &Ident, example: &
     }
 }
 
+/// Reads the value of `name`; one with nothing in it is answered with `empty`.
+pub(crate) fn name(
+    input: ParseStream<'_>,
+    option: &Ident,
+    example: &str,
+    empty: &str,
+) -> Result<LitStr> {
+    let name: LitStr = value(input, option, example)?;
+    match name.value().trim().is_empty() {
+        true => Err(Error::new(name.span(), empty)),
+        false => Ok(name),
+    }
+}
+
+/// Reads the value of `crate`.
+pub(crate) fn krate(input: ParseStream<'_>, option: &Ident) -> Result<Path> {
+    Ok(value::<ModPath>(input, option, "path::to::mp")?.0)
+}
+
 /// The error for an option that is there, but not as it should be written.
 fn expected(span: Span, option: &Ident, example: &str) -> Error {
     Error::new(span, format!("expected `{option} = {example}`"))
 }
 
 /// A path as in `use`: without generic arguments, possibly `crate` or `::mp`.
-pub(crate) struct ModPath(pub(crate) Path);
+struct ModPath(Path);
 
 impl Parse for ModPath {
     fn parse(input: ParseStream<'_>) -> Result<Self> {

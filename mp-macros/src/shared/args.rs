@@ -1,11 +1,10 @@
 //! The options of the attribute: `name = "…"`, `handle = Name`, `crate = path`.
 
 use proc_macro2::TokenStream;
-use syn::ext::IdentExt;
 use syn::parse::ParseStream;
 use syn::{Error, Ident, LitStr, Path, Result};
 
-use crate::args::{ModPath, parse_with, set, value};
+use crate::args::{krate, name, parse_with, set, value};
 
 /// What stands between the parentheses of `#[mp::shared(…)]`.
 #[derive(Default)]
@@ -23,38 +22,26 @@ const KNOWN: &str = r#"known options: `name = "…"`, `handle = Name`, `crate = 
 
 /// Reads the options of `#[mp::shared]`.
 pub(super) fn parse(tokens: TokenStream, errors: &mut Vec<Error>) -> Args {
-    parse_with(tokens, errors, Args::option)
+    parse_with(tokens, KNOWN, errors, Args::option)
 }
 
 impl Args {
-    /// Reads one `option = value`, up to the comma.
-    fn option(&mut self, input: ParseStream<'_>) -> Result<()> {
-        let option = input
-            .call(Ident::parse_any)
-            .map_err(|error| Error::new(error.span(), format!("expected an option; {KNOWN}")))?;
+    /// Reads the value of `option`; false if there is no such option.
+    fn option(&mut self, option: &Ident, input: ParseStream<'_>) -> Result<bool> {
         match option.to_string().as_str() {
             "name" => {
-                let name: LitStr = value(input, &option, r#""bank.account""#)?;
-                if name.value().trim().is_empty() {
-                    return Err(Error::new(
-                        name.span(),
-                        "a shared type needs a name: leave the option out to use the type's path",
-                    ));
-                }
-                set(&mut self.name, &option, name)
+                let empty =
+                    "a shared type needs a name: leave the option out to use the type's path";
+                let name = name(input, option, r#""bank.account""#, empty)?;
+                set(&mut self.name, option, name)?;
             }
             "handle" => {
-                let handle = value(input, &option, "AccountHandle")?;
-                set(&mut self.handle, &option, handle)
+                let handle = value(input, option, "AccountHandle")?;
+                set(&mut self.handle, option, handle)?;
             }
-            "crate" => {
-                let path = value::<ModPath>(input, &option, "path::to::mp")?.0;
-                set(&mut self.krate, &option, path)
-            }
-            _ => Err(Error::new(
-                option.span(),
-                format!("unknown option `{option}`; {KNOWN}"),
-            )),
+            "crate" => set(&mut self.krate, option, krate(input, option)?)?,
+            _ => return Ok(false),
         }
+        Ok(true)
     }
 }
