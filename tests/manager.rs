@@ -347,6 +347,11 @@ fn set_up(seen: Queue<(String, u32)>, fails: bool) {
     seen.put((name, std::process::id())).unwrap();
 }
 
+#[mp::task]
+fn refuse(why: String) -> Result<(), String> {
+    Err(why)
+}
+
 #[test]
 fn initializer_runs_in_the_manager_first() {
     let _watchdog = watchdog(60);
@@ -365,6 +370,13 @@ fn initializer_runs_in_the_manager_first() {
         .unwrap_err();
     assert!(error.is_not_started(), "{error}");
     assert_eq!(error.task().unwrap().message(), Some("no way"));
+
+    let error = Manager::builder()
+        .initializer(refuse, ("not today".to_owned(),))
+        .build()
+        .unwrap_err();
+    let failure = error.task().unwrap().to_string();
+    assert!(failure.contains("failed: not today"), "{failure}");
 
     fn plain() {}
     let error = Manager::builder()

@@ -136,6 +136,112 @@ fn initializer_that_fails_stops_the_pool_after_a_few_starts() -> AnyResult {
 }
 
 #[mp::task]
+fn read_settings(path: String) -> Result<(), mp::AnyError> {
+    std::fs::read(&path)?;
+    keep_counter(5);
+    Ok(())
+}
+
+#[mp::task]
+fn refuse(why: String) -> Result<(), String> {
+    Err(why)
+}
+
+#[test]
+fn error_that_an_initializer_returns_fails_the_pool_with_it() -> AnyResult {
+    let _watchdog = watchdog(120);
+    for is_isolated in [false, true] {
+        let build = |path: &str| {
+            let mut builder = Pool::builder();
+            builder.workers(1).isolated(is_isolated);
+            builder
+                .initializer(read_settings, (path.to_owned(),))
+                .build()
+        };
+        assert_eq!(build("/proc/self/status")?.apply(count, ())?.1, 6);
+        let error = build("/does/not/exist")?.apply(pid, ()).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("read_settings") && text.contains("No such file"),
+            "{text}"
+        );
+    }
+    let mut builder = Pool::builder();
+    let pool = builder
+        .workers(1)
+        .initializer(refuse, ("no licence".to_owned(),))
+        .build()?;
+    let error = pool.apply(pid, ()).unwrap_err();
+    assert!(error.to_string().contains("failed: no licence"), "{error}");
+    Ok(())
+}
+
+/// The monotonic clock, which all processes share.
+fn now() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: it writes to the place that it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+#[mp::task]
+fn note_and_fail(starts: Queue<Duration>) -> Result<(), String> {
+    starts.put(now()).unwrap();
+    Err("not today".to_owned())
+}
+
+#[test]
+fn workers_that_end_at_once_are_started_after_longer_and_longer_pauses() -> AnyResult {
+    let _watchdog = watchdog(120);
+    let starts = Queue::new()?;
+    let mut builder = Pool::builder();
+    builder
+        .workers(1)
+        .initializer(note_and_fail, (starts.clone(),));
+    let pool = builder.build()?;
+    assert!(pool.apply(pid, ()).is_err());
+    let starts: Vec<_> = std::iter::from_fn(|| starts.try_get().ok()).collect();
+    assert_eq!(starts.len(), 5);
+    for (pair, pause) in starts.windows(2).zip([0, 10, 20, 40]) {
+        assert!(
+            pair[1] - pair[0] >= Duration::from_millis(pause),
+            "{starts:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn pool_that_rests_is_joined_and_ended() -> AnyResult {
+    let _watchdog = watchdog(120);
+    let starts = Queue::new()?;
+    let mut builder = Pool::builder();
+    builder
+        .workers(1)
+        .initializer(note_and_fail, (starts.clone(),));
+    // Without a call nobody is missed, with one it is waited for until the pool gives up.
+    for has_call in [false, true] {
+        let pool = builder.build()?;
+        starts.get()?;
+        starts.get()?;
+        let job = has_call.then(|| pool.submit(pid, ())).transpose()?;
+        pool.close();
+        pool.join()?;
+        assert!(job.is_none_or(|job| job.wait().is_err()));
+    }
+    // Ended while it rests.
+    let pool = builder.build()?;
+    starts.get()?;
+    starts.get()?;
+    pool.terminate();
+    pool.join()?;
+    Ok(())
+}
+
+#[mp::task]
 fn need_a_licence(licences: Queue<u32>, starts: Queue<u32>) {
     starts.put(std::process::id()).unwrap();
     licences.try_get().expect("no licence is left");

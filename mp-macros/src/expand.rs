@@ -33,6 +33,7 @@ pub(crate) fn registered(item: &TokenStream, task: &TaskFn, args: &Args) -> Toke
         None => quote!(__mp::type_name_of(&#id)),
     };
     let options = options(args);
+    let error = error(task);
     let trampoline = trampoline(task);
     quote! {
         #item
@@ -48,6 +49,7 @@ pub(crate) fn registered(item: &TokenStream, task: &TaskFn, args: &Args) -> Toke
                     type_id: || __mp::type_id_of(&#id),
                     place: __mp::Place::new(::core::file!(), ::core::line!(), ::core::column!()),
                     run: #trampoline,
+                    error: #error,
                     options: #options,
                 }
             }
@@ -101,6 +103,19 @@ fn trampoline(task: &TaskFn) -> TokenStream {
             let #function = #id;
             let #result = #function(#(#locals),*);
             #finish
+        }
+    }
+}
+
+/// A function that reads the error that the task returned, if its result can be one.
+fn error(task: &TaskFn) -> TokenStream {
+    let nothing = parse_quote!(());
+    let ty = task.result().unwrap_or(&nothing);
+    quote_spanned! {at(ty)=>
+        |bytes| {
+            #[allow(unused_imports)]
+            use __mp::NoError as _;
+            __mp::ResultOf::<#ty>::new().error(bytes)
         }
     }
 }

@@ -5,6 +5,7 @@ pub use serde;
 
 pub use crate::manager::{Managed, Object, SharedType, shared_value};
 pub use crate::task::call::{Call, Stop};
+pub use crate::task::effect::{NoError, ReadError, ResultOf};
 pub use crate::task::registry::{Entry, Options, Place, Trampoline, type_id_of, type_name_of};
 pub use crate::task::{Returned, Transfer};
 

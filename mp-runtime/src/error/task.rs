@@ -53,6 +53,8 @@ pub(crate) enum TaskFailure {
     NotEncoded(Refusal),
     /// An argument or its result could not be decoded.
     NotDecoded(Refusal),
+    /// It returned an error where nobody takes its result, as an initializer.
+    Failed { error: String },
 }
 
 /// A panic, as data.
@@ -407,6 +409,7 @@ impl TaskError {
             }
             TaskFailure::Cancelled => f.write_str(" was cancelled")?,
             TaskFailure::Lost { why } => write!(f, " was lost: {why}")?,
+            TaskFailure::Failed { error } => write!(f, " failed: {error}")?,
             TaskFailure::NotEncoded(Refusal { what, why, .. }) => {
                 write!(f, ": its {what} can't be sent: {why}")?;
             }

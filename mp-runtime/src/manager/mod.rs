@@ -323,7 +323,8 @@ impl ManagerBuilder {
         self
     }
 
-    /// Sets a task that runs in the manager's process first. If it fails the manager does not start.
+    /// Sets a task that runs in the manager's process first. If it panics or returns an error the manager
+    /// does not start.
     pub fn initializer<F, A, R>(&mut self, task: F, arguments: A) -> &mut Self
     where
         F: TaskFn<A, Output = R>,

@@ -17,10 +17,9 @@ use crate::fault::fault;
 use crate::life::{Program, program};
 use crate::queue::Line;
 use crate::shm::ObjectId;
-use crate::shm::buffer::Buffer;
 use crate::sync::raw::{Holder, Peers};
 use crate::task::call::{self, Call, Stop};
-use crate::task::{self, Returned};
+use crate::task::{self, Returned, effect};
 use crate::wire::codec::{self, EncodeError};
 use crate::wire::transfer;
 
@@ -69,18 +68,9 @@ fn initialize(program: &Program, name: &str, arguments: &Opaque) -> Result<(), T
         Ok(entry) => entry,
         Err(error) => unreachable!("the parent found the task: {error}"),
     };
-    let mut out = Buffer::new();
-    let mut input = arguments.bytes();
-    let run = || call::run(entry, &mut input, &mut out);
-    let (_, _sent) = transfer::sending(|| transfer::receiving(program, run));
-    match call::read_record(&mut out.as_slice()) {
-        Some((call::Tag::Value, _)) => Ok(()),
-        Some((tag, payload)) => match call::decode_result::<()>(tag, payload) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(error.with_task(name)),
-        },
-        None => unreachable!("private memory has room for a record"),
-    }
+    let run = || effect::run(entry, arguments.bytes());
+    let (result, _sent) = transfer::sending(|| transfer::receiving(program, run));
+    result
 }
 
 struct Server {

@@ -16,7 +16,7 @@ use super::job::{Early, Expired, Finish, Job, Progress, Running};
 use super::link::{self, Broken, Closer, End, Kind, Link, MOST_TEXT, Nonce, Setup};
 use super::region::{CLOSED, STOPPED};
 use super::seat::{Leave, Seat};
-use super::wire;
+use super::{initializer, wire};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::life::program;
@@ -237,7 +237,9 @@ impl Attendant {
                 Ok(())
             }
             Kind::Unfit => {
-                self.note_unfit();
+                let memory = &self.pool.memory;
+                let text = String::from_utf8_lossy(&self.frame).into_owned();
+                initializer::note_failure(memory, memory.parent(), &text);
                 Err(Broken::Gone)
             }
             _ => Err(Broken::Senseless),
@@ -500,23 +502,6 @@ impl Attendant {
         wire::begin_results(&mut out)?;
         out.write(&self.results)?;
         out.into_block().map(|block| block.id())
-    }
-
-    /// Keeps what came of an initializer that failed.
-    fn note_unfit(&self) {
-        let memory = &self.pool.memory;
-        let len = self.frame.len();
-        let block = Buffer::in_block(memory.arena().clone(), memory.parent(), len)
-            .and_then(|mut out| out.write(&self.frame).map(|()| out))
-            .and_then(Buffer::into_block);
-        let Ok(block) = block else { return };
-        let word = &memory.header().initializer_failure;
-        // Release: pairs with the Acquire in `initializer_failure`. The first failure is told.
-        let told =
-            word.compare_exchange(0, block.id().bits(), Ordering::Release, Ordering::Relaxed);
-        if told.is_err() {
-            memory.arena().free(block.id());
-        }
     }
 
     /// Waits for a frame, which replaces the last one.

@@ -88,8 +88,36 @@ impl PoolBuilder {
     /// Has each worker make a call before it runs anything else; it can keep what tasks are to find
     /// there with [`set_worker_state`](crate::set_worker_state).
     ///
-    /// If it panics, or the worker ends in it, another worker is started; after five in a row no
-    /// more are. A pool that has no workers left then stops, and its calls say why.
+    /// It fails if it returns an error, if it panics, or if the worker ends in it. Then another worker
+    /// is started, each after a longer pause, a tenth of a second at most; after five in a row no more
+    /// are. A pool that has no workers left then stops, and its calls say why.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// #[mp::task]
+    /// fn load(path: String) -> Result<(), mp::AnyError> {
+    ///     mp::set_worker_state(std::fs::read(path)?);
+    ///     Ok(())
+    /// }
+    ///
+    /// #[mp::task]
+    /// fn size() -> usize {
+    ///     mp::worker_state::<Vec<u8>>().len()
+    /// }
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut builder = mp::Pool::builder();
+    /// builder.workers(1);
+    /// let pool = builder.initializer(load, ("/proc/self/exe".to_owned(),)).build()?;
+    /// assert!(pool.apply(size, ())? > 0);
+    ///
+    /// let pool = builder.initializer(load, ("/not/there".to_owned(),)).build()?;
+    /// let error = pool.apply(size, ()).unwrap_err();
+    /// assert!(error.to_string().contains("No such file"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn initializer<F, A, R>(&mut self, task: F, arguments: A) -> &mut Self
     where
         F: TaskFn<A, Output = R>,

@@ -3,8 +3,8 @@
 
 use std::os::fd::OwnedFd;
 
+use super::initializer;
 use super::link::{self, Broken, End, JobFrame, Kind, Link, Setup};
-use super::wire;
 use crate::error::{Error, Refusal};
 use crate::process::message::Message;
 use crate::shm::buffer::{Buffer, Full};
@@ -49,8 +49,12 @@ impl Isolated {
 
     fn work_until_broken(&mut self) -> Result<i32, Broken> {
         self.link.send(Kind::Hello, &[])?;
-        if let Some(outcome) = self.initialize() {
-            self.link.send(Kind::Unfit, &[outcome.as_slice()])?;
+        let initializer = std::mem::take(&mut self.setup.initializer);
+        if !initializer.is_empty()
+            && let Err(mut text) = initializer::run(&initializer)
+        {
+            text.truncate(text.floor_char_boundary(link::MOST_TEXT as usize));
+            self.link.send(Kind::Unfit, &[text.as_bytes()])?;
             return Ok(UNFIT);
         }
         self.link.send(Kind::Ready, &[])?;
@@ -133,27 +137,6 @@ impl Isolated {
         }
         self.task = registry::by_name(name).ok();
         self.task
-    }
-
-    /// Runs what each worker is to run first; returns its outcome if that is a failure.
-    fn initialize(&mut self) -> Option<Buffer> {
-        let initializer = std::mem::take(&mut self.setup.initializer);
-        if initializer.is_empty() {
-            return None;
-        }
-        let mut out = Buffer::new();
-        let call = wire::read_items(&initializer)
-            .and_then(|(name, mut items)| Some((self.task(name)?, read_record(&mut items)?.1)));
-        let Some((task, mut arguments)) = call else {
-            let _ = refuse(
-                "its initializer is no task here".to_owned(),
-                Tag::NotDecoded,
-                &mut out,
-            );
-            return Some(out);
-        };
-        let outcome = call::run(task, &mut arguments, &mut out);
-        (outcome != Ok(Tag::Value)).then_some(out)
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) enum Kind {
     Hello = 4,
     /// From the worker: it has run the initializer, and waits for jobs.
     Ready = 5,
-    /// From the worker: the initializer's outcome, which is why it ends.
+    /// From the worker: what the initializer failed of, in words, which is why it ends.
     Unfit = 6,
     /// From the worker: the first item of the job begins. This and what follows begins with the job's
     /// [`Nonce`].

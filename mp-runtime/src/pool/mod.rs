@@ -23,6 +23,7 @@
 //! - [`timer`]: the thread that ends what takes too long.
 //! - [`current`]: what a task can ask about itself.
 //! - [`seat`]: what a worker says of itself.
+//! - [`initializer`]: what a worker runs first.
 //! - [`state`]: what a worker keeps for its tasks.
 //! - [`stats`]: what was done, in figures.
 //! - [`events`]: what happens, told as it does.
@@ -47,6 +48,7 @@ mod failure;
 mod global;
 mod handle;
 mod inner;
+mod initializer;
 pub(crate) mod isolated;
 mod job;
 mod link;

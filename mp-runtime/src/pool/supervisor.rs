@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::attendant::{self, Attendance};
 use super::events::PoolEvent;
 use super::failure::{self, Death, Who};
+use super::initializer;
 use super::inner::{Inner, Stop, lock};
 use super::stats::{PoolStats, WorkerStats};
 use crate::deadline::Deadline;
@@ -421,10 +422,9 @@ impl Inner {
 
     /// Why a worker that had no job ended, in words.
     fn describe(&self, who: &Who, ended: &Ended) -> String {
-        let failure = &self.memory.header().initializer_failure;
         let is_ready = self.memory.seat(who.holder).said(who.holder).is_ready;
-        match super::worker::initializer_failure(&self.memory, failure).filter(|_| !is_ready) {
-            Some(error) => error.with_process(who.name.clone(), who.pid).to_string(),
+        match initializer::failure(&self.memory).filter(|_| !is_ready) {
+            Some(text) => text,
             None => failure::describe(who, ended),
         }
     }

@@ -8,9 +8,9 @@ use super::job::{Early, Expired, Finish, Job, Progress, Running};
 use super::reduce;
 use super::region::{CLOSED, Memory, STOPPED};
 use super::seat::{Leave, Seat};
-use super::wire;
+use super::{initializer, wire};
 use crate::deadline::Deadline;
-use crate::error::{Error, TaskError};
+use crate::error::Error;
 use crate::fault::fault;
 use crate::life::Program;
 use crate::loom::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::shm::buffer::{Buffer, Full};
 use crate::shm::{BlockId, Owner};
 use crate::sync::raw::{Holder, Peers};
 use crate::sys;
-use crate::task::call::{self, Tag, decode_result, read_record};
+use crate::task::call::{self, read_record};
 use crate::task::registry::{self, Entry};
 use crate::wire::transfer::{self, Sent};
 
@@ -400,47 +400,12 @@ impl<'a> Worker<'a> {
         else {
             return true;
         };
-        let task_and_record = wire::read_items(input)
-            .and_then(|(name, mut items)| Some((self.task(name)?, read_record(&mut items)?.1)));
-        let Some((task, mut arguments)) = task_and_record else {
-            return false;
-        };
-        let me = Owner::Process(self.me);
-        let Ok(mut out) = Buffer::in_block(self.memory.arena().clone(), me, 0) else {
-            return false;
-        };
         let program = self.program;
-        let run = || call::run(task, &mut arguments, &mut out);
-        let (tag, _) = transfer::sending(|| transfer::receiving(program, run));
-        if tag == Ok(Tag::Value) {
-            return true;
+        let run = || initializer::run(input);
+        let (result, _) = transfer::sending(|| transfer::receiving(program, run));
+        if let Err(text) = &result {
+            initializer::note_failure(self.memory, Owner::Process(self.me), text);
         }
-        if let Some(block) = out.give_up_block() {
-            let arena = self.memory.arena();
-            arena.set_owner(block.id(), me, self.memory.parent());
-            let word = &header.initializer_failure;
-            // Release: pairs with the Acquire in `initializer_failure`. The first failure is told.
-            let told =
-                word.compare_exchange(0, block.id().bits(), Ordering::Release, Ordering::Relaxed);
-            if told.is_err() {
-                arena.free(block.id());
-            }
-        }
-        false
+        result.is_ok()
     }
-}
-
-/// Why an initializer failed, as `word` names it.
-pub(super) fn initializer_failure(memory: &Memory, word: &AtomicU64) -> Option<TaskError> {
-    let mut bytes = memory.bytes(word.load(Ordering::Acquire), usize::MAX)?;
-    let (tag, payload) = read_record(&mut bytes)?;
-    let header = memory.header();
-    let len = header.initializer_len.load(Ordering::Relaxed) as usize;
-    let name = memory
-        .bytes(header.initializer.load(Ordering::Relaxed), len)
-        .and_then(wire::read_items)
-        .map_or("", |(name, _)| name);
-    decode_result::<()>(tag, payload)
-        .err()
-        .map(|error| error.with_task(name))
 }

@@ -414,6 +414,7 @@ mod tests {
             type_id: || type_id_of(&any),
             place: Place::new(file!(), line!(), 1),
             run,
+            error: |_| None,
             options: Options::NONE,
         }
     }

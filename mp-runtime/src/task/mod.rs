@@ -3,15 +3,18 @@
 //! - here: what may be a task, its arguments, its result.
 //! - [`registry`]: from a function to its task, and from a name to it.
 //! - [`call`]: one call in the process that runs it, and its outcome as bytes.
+//! - [`effect`]: a task called for what it does, as initializers are.
 //! - [`mod@panic`]: catching a panic and carrying it across.
 
 pub(crate) mod call;
+pub(crate) mod effect;
 pub(crate) mod panic;
 pub(crate) mod registry;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use self::effect::Nothing;
 use crate::wire::buffer::Buffer;
 use crate::wire::codec::{self, EncodeError};
 
@@ -38,16 +41,6 @@ pub trait Returned: Serialize + DeserializeOwned + 'static {}
 
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned + 'static> Returned for T {}
-
-/// What an initializer returns: nothing, so that no error it gives back is overlooked.
-#[diagnostic::on_unimplemented(
-    message = "an initializer returns nothing, and this one returns `{Self}`",
-    label = "returns `{Self}`",
-    note = "one that fails panics: `….unwrap()`; what tasks are to find is kept by `mp::set_worker_state`"
-)]
-pub trait Nothing: Returned + sealed::Nothing {}
-
-impl Nothing for () {}
 
 /// The arguments of a call, as a tuple of up to twelve; of one argument it is `(x,)`.
 #[diagnostic::on_unimplemented(
@@ -115,10 +108,6 @@ pub trait TaskFn<Args>: sealed::Sealed<Args> + 'static {
 mod sealed {
     /// Only functions are tasks.
     pub trait Sealed<Args> {}
-
-    /// Nothing else is nothing.
-    pub trait Nothing {}
-    impl Nothing for () {}
 }
 
 /// Refuses what is not one function known by its type; to stand in each public method that takes a

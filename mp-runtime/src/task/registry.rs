@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::call::{Call, Stop};
+use super::effect::ReadError;
 use crate::error::{Error, ErrorKind};
 
 /// A task, as `#[mp::task]` registers it.
@@ -24,6 +25,8 @@ pub struct Entry {
     pub place: Place,
     /// Decodes the arguments, calls the function, encodes the result.
     pub run: Trampoline,
+    /// Reads the error that it returned.
+    pub error: ReadError,
     /// Defaults for its calls.
     pub options: Options,
 }
@@ -317,6 +320,7 @@ mod tests {
             type_id,
             place: Place::new("src/etl.rs", line, 1),
             run: |_| Ok(()),
+            error: |_| None,
             options: Options::NONE.timeout_nanos(5).retries(2),
         }
     }

@@ -1,6 +1,6 @@
 #[mp::task]
-fn open(path: String) -> Result<(), String> {
-    std::fs::read(path).map(drop).map_err(|error| error.to_string())
+fn open(path: String) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| error.to_string())
 }
 
 fn main() -> mp::Result<()> {

@@ -1,0 +1,56 @@
+//! The call that each worker makes first, and why it failed.
+
+use super::region::Memory;
+use super::wire;
+use crate::error::TaskError;
+use crate::loom::Ordering;
+use crate::process::current_process;
+use crate::shm::buffer::Buffer;
+use crate::shm::{BlockId, Owner};
+use crate::task::call::read_record;
+use crate::task::effect;
+use crate::task::registry;
+use crate::wire::codec;
+
+/// Makes the call that `items` hold, in the process that it is for; why it failed, in words.
+pub(super) fn run(items: &[u8]) -> Result<(), String> {
+    let call = wire::read_items(items).and_then(|(name, mut items)| {
+        Some((registry::by_name(name).ok()?, read_record(&mut items)?.1))
+    });
+    let Some((task, arguments)) = call else {
+        return Err("its initializer is no task here".to_owned());
+    };
+    effect::run(task, arguments).map_err(|error: TaskError| {
+        let name = current_process().name().to_owned();
+        error.with_process(name, std::process::id()).to_string()
+    })
+}
+
+/// Notes in the pool's memory why an initializer failed. The first failure is told; without memory
+/// for it, none is.
+pub(super) fn note_failure(memory: &Memory, me: Owner, text: &String) {
+    let arena = memory.arena();
+    let block = Buffer::in_block(arena.clone(), me, text.len())
+        .ok()
+        .and_then(|mut out| {
+            wire::write_item(&mut out, |out| codec::encode(text, out)).ok()?;
+            out.into_block().ok()
+        });
+    let Some(block) = block else { return };
+    arena.set_owner(block.id(), me, memory.parent());
+    let word = &memory.header().initializer_failure;
+    // Release: pairs with the Acquire in `failure`.
+    let told = word.compare_exchange(0, block.id().bits(), Ordering::Release, Ordering::Relaxed);
+    if told.is_err() {
+        arena.free(block.id());
+    }
+}
+
+/// Why an initializer failed, if one did.
+pub(super) fn failure(memory: &Memory) -> Option<String> {
+    let word = &memory.header().initializer_failure;
+    let block = BlockId::from_bits(word.load(Ordering::Acquire))?;
+    let mut bytes = memory.bytes(block.bits(), usize::MAX)?;
+    let (_, mut text) = read_record(&mut bytes)?;
+    codec::decode(&mut text).ok()
+}
