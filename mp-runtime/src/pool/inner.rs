@@ -248,6 +248,7 @@ impl Inner {
         drop(gate);
         if is_over {
             self.memory.work_bell().ring_all(self.memory.peers());
+            self.end_rest();
         }
     }
 
@@ -273,6 +274,7 @@ impl Inner {
         drop(gate);
         fault!("pool.draining");
         self.memory.work_bell().ring_all(self.memory.peers());
+        self.end_rest();
     }
 
     /// Whether it takes no further calls.
@@ -304,6 +306,7 @@ impl Inner {
         flags.fetch_or(CLOSED | STOPPED, Ordering::Release);
         drop(gate);
         self.memory.ring_everybody();
+        self.end_rest();
         self.entry_freed.notify_all();
         self.stop_timer();
     }

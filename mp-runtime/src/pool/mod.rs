@@ -18,12 +18,13 @@
 //! - [`link`]: the socket between the two.
 //! - [`inner`]: what the threads of the parent share.
 //! - [`supervisor`]: workers started, watched, replaced, ended.
+//! - [`rest`]: the pause before more of those that came to nothing.
 //! - [`terms`]: how long the items of a call may take, and which are run again.
 //! - [`retries`]: which failures are worth another attempt.
 //! - [`timer`]: the thread that ends what takes too long.
 //! - [`current`]: what a task can ask about itself.
-//! - [`seat`]: what a worker says of itself.
 //! - [`initializer`]: what a worker runs first.
+//! - [`seat`]: what a worker says of itself.
 //! - [`state`]: what a worker keeps for its tasks.
 //! - [`stats`]: what was done, in figures.
 //! - [`events`]: what happens, told as it does.
@@ -47,8 +48,8 @@ mod events;
 mod failure;
 mod global;
 mod handle;
-mod inner;
 mod initializer;
+mod inner;
 pub(crate) mod isolated;
 mod job;
 mod link;
@@ -57,6 +58,7 @@ mod map;
 mod progress;
 mod reduce;
 mod region;
+mod rest;
 mod retries;
 mod seat;
 mod state;

@@ -31,6 +31,10 @@ const MOST_FAILED_STARTS: u32 = 5;
 /// Workers in a row that end without having had a job, for each that the pool should have, after
 /// which no more are started.
 const MOST_IDLE_ENDS: u32 = 100;
+/// How long no workers are started after two in a row that came to nothing; it doubles with each
+/// more, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Workers that have ended whose names are remembered, for the errors of jobs they had done.
 const PAST: usize = 1024;
 
@@ -49,6 +53,8 @@ pub(super) struct Crew {
     idle_ends: u32,
     /// The jobs that were done when last one looked.
     finished: u64,
+    /// No workers are started before, since those before them came to nothing.
+    pub(super) rest: Option<Deadline>,
 }
 
 /// A worker that has not ended, as far as is known.
@@ -67,6 +73,19 @@ impl Crew {
         members.filter(|member| !member.is_dismissed).count()
     }
 
+    /// Workers in a row that came to nothing.
+    fn vain(&self) -> u32 {
+        self.failed_starts.saturating_add(self.idle_ends)
+    }
+
+    /// How long no workers are started, after so many.
+    fn pause(&self) -> Duration {
+        match self.vain().checked_sub(2) {
+            Some(more) => (FIRST_PAUSE * 2_u32.saturating_pow(more.min(10))).min(LONGEST_PAUSE),
+            None => Duration::ZERO,
+        }
+    }
+
     /// Whether so many came to nothing that no more are started.
     fn has_given_up(&self, workers: usize) -> bool {
         self.failed_starts >= MOST_FAILED_STARTS
@@ -81,7 +100,10 @@ impl Inner {
         let mut crew = lock(&self.crew);
         let workers = self.workers();
         self.set_short(crew.staying() < workers);
-        let wanted = self.wanted(workers);
+        let wanted = match crew.rest {
+            Some(_) => 0,
+            None => self.wanted(workers),
+        };
         let mut fresh = Vec::new();
         let mut result = Ok(());
         while crew.staying() < wanted && !crew.has_given_up(workers) && self.needs_workers() {
@@ -157,6 +179,8 @@ impl Inner {
             return Err(failure::closed());
         }
         self.workers.store(workers, Ordering::Relaxed);
+        // Who asks for workers does not wait for them.
+        crew.rest = None;
         let surplus = crew.staying().saturating_sub(workers);
         let mut members: Vec<_> = crew.live.values_mut().collect();
         // The newest first: the others have more in their caches.
@@ -292,6 +316,7 @@ impl Inner {
         let finished = self.memory.header().finished.load(Ordering::Relaxed);
         let mut crew = lock(&self.crew);
         crew.live.remove(&who.holder.bits());
+        let vain = crew.vain();
         if had_job || said.jobs > 0 {
             crew.failed_starts = 0;
             crew.idle_ends = 0;
@@ -305,6 +330,10 @@ impl Inner {
             self.cause.set(self.describe(&who, ended));
         }
         crew.finished = finished;
+        let pause = crew.pause();
+        if crew.vain() > vain && !pause.is_zero() && !crew.has_given_up(self.workers()) {
+            self.rest_crew(&mut crew, pause);
+        }
         // Those that were killed with their pool did not die of anything else.
         match is_planned || matches!(self.stop(), Some(Stop::Terminated)) {
             true => crew.retired += 1,
@@ -327,6 +356,11 @@ impl Inner {
             is_planned,
         });
         fault!("pool.replacing");
+        self.start_lacking();
+    }
+
+    /// Starts the workers that are lacking, or stops the pool if there are none and cannot be.
+    pub(super) fn start_lacking(&self) {
         let result = self.fill_crew();
         if let Err(error) = &result {
             self.cause.set(format!("{error:#}"));
@@ -469,7 +503,7 @@ impl Inner {
     /// Waits until no worker is left; false if `deadline` came first.
     pub(super) fn wait_for_crew(&self, deadline: Deadline) -> bool {
         let mut crew = lock(&self.crew);
-        while !crew.live.is_empty() {
+        while !crew.live.is_empty() || (crew.rest.is_some() && self.needs_workers()) {
             if deadline.has_passed() {
                 return false;
             }
