@@ -2,10 +2,11 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use mp::{Pool, Queue};
-use support::watchdog;
+use mp::{Pool, PoolBuilder, Queue};
+use support::{eventually, watchdog};
 
 /// Long for an item that does next to nothing, however busy the machine is.
 const LONG: Duration = Duration::from_secs(3);
@@ -195,6 +196,89 @@ fn cancelled_task_has_the_grace_to_stop() {
     assert_eq!(events.get().unwrap(), "stopped");
     // Another worker has its place.
     assert!(pool.apply(pid_or_hang, (false,)).is_ok());
+}
+
+// Isolated workers, which share nothing that would tell them.
+
+fn isolated() -> PoolBuilder {
+    let mut builder = Pool::builder();
+    builder.workers(1).isolated(true).grace(LONG * 1000);
+    builder
+}
+
+/// Says in a directory what it is at.
+#[mp::task]
+fn note_until_cancelled(directory: PathBuf) -> u32 {
+    std::fs::write(directory.join("begun"), "").unwrap();
+    while !mp::is_cancelled() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::fs::write(directory.join("stopped"), "").unwrap();
+    std::process::id()
+}
+
+#[mp::task]
+fn is_cancelled() -> bool {
+    mp::is_cancelled()
+}
+
+#[mp::task]
+fn time_left_of_any(_: u32) -> Option<Duration> {
+    left()
+}
+
+#[test]
+fn isolated_task_knows_its_deadline() {
+    let _watchdog = watchdog(120);
+    let pool = isolated().build().unwrap();
+    assert_eq!(pool.apply(time_left, ()).unwrap(), None);
+    assert_is(pool.apply(time_left_of_1000, ()).unwrap(), 1000);
+    let tuned = pool.with_timeout(Duration::from_secs(100));
+    for left in tuned.map(time_left_of_any, 0..5).unwrap() {
+        assert_is(left, 100);
+    }
+    assert_eq!(pool.apply(time_left, ()).unwrap(), None);
+    assert!(!pool.apply(is_cancelled, ()).unwrap());
+}
+
+#[test]
+fn isolated_task_stops_by_itself_at_its_deadline() {
+    let _watchdog = watchdog(120);
+    let pool = isolated().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let hasty = pool.with_timeout(SHORT);
+    let pid = hasty.apply(note_until_cancelled, (path,)).unwrap();
+    // It was not killed.
+    assert_eq!(pool.map(pid_or_hang, [false]).unwrap(), [pid]);
+}
+
+#[test]
+fn isolated_task_learns_that_it_was_cancelled() {
+    let _watchdog = watchdog(120);
+    let pool = isolated().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let job = pool.submit(note_until_cancelled, (path.clone(),)).unwrap();
+    eventually(|| path.join("begun").exists());
+    job.cancel();
+    assert!(job.wait().unwrap_err().task().unwrap().is_cancelled());
+    eventually(|| path.join("stopped").exists());
+    // Another worker has its place.
+    assert!(pool.apply(pid_or_hang, (false,)).is_ok());
+}
+
+#[test]
+fn isolated_task_stops_for_a_pool_that_is_drained_and_its_result_counts() {
+    let _watchdog = watchdog(120);
+    let pool = isolated().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_owned();
+    let job = pool.submit(note_until_cancelled, (path.clone(),)).unwrap();
+    eventually(|| path.join("begun").exists());
+    assert!(pool.drain(LONG * 1000));
+    assert!(job.wait().is_ok());
+    assert_eq!(pool.stats().workers_retired, 1);
 }
 
 #[test]

@@ -87,6 +87,11 @@ impl Attendance {
         }
     }
 
+    /// Has the worker know that no more jobs come, and that nobody wants the one that it is at.
+    pub(super) fn dismiss(&self) {
+        self.closer.finish();
+    }
+
     fn is_ending(&self) -> bool {
         *lock(&self.state) == State::Ending
     }
@@ -390,9 +395,10 @@ impl Attendant {
         let last = first + count;
         self.jobs += 1;
         let nonce: Nonce = self.random.hash_one(self.jobs).to_le_bytes();
-        let job_frame = link::begin_job(nonce, task, count);
+        let limit = job.limit.load(Ordering::Relaxed);
+        let job_frame = link::begin_job(nonce, limit, task, count);
         self.link.send(Kind::Job, &[&job_frame, items])?;
-        let is_timed = job.limit.load(Ordering::Relaxed) > 0;
+        let is_timed = limit > 0;
         let mut told = Progress::from(first);
         loop {
             // Only while an item is due: an idle worker that talks makes no sense.

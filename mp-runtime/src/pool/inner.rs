@@ -273,6 +273,7 @@ impl Inner {
         flags.fetch_or(CLOSED | STOPPED, Ordering::Release);
         drop(gate);
         fault!("pool.draining");
+        self.tell_unwanted(None);
         self.memory.work_bell().ring_all(self.memory.peers());
         self.end_rest();
     }

@@ -3,8 +3,8 @@
 
 use std::os::fd::OwnedFd;
 
-use super::initializer;
 use super::link::{self, Broken, End, JobFrame, Kind, Link, Setup};
+use super::{current, initializer};
 use crate::error::{Error, Refusal};
 use crate::process::message::Message;
 use crate::shm::buffer::{Buffer, Full};
@@ -48,6 +48,9 @@ impl Isolated {
     }
 
     fn work_until_broken(&mut self) -> Result<i32, Broken> {
+        if let Ok(socket) = self.link.socket() {
+            current::set_isolated(socket);
+        }
         self.link.send(Kind::Hello, &[])?;
         let initializer = std::mem::take(&mut self.setup.initializer);
         if !initializer.is_empty()
@@ -96,7 +99,10 @@ impl Isolated {
             };
             out.truncate(0);
             // Private memory has no end that it tells of.
-            let Ok(tag) = call::run(task, &mut arguments, out) else {
+            current::begin_item(job.limit);
+            let ran = call::run(task, &mut arguments, out);
+            current::end_item();
+            let Ok(tag) = ran else {
                 return Ok(End::Unreadable);
             };
             self.keep_to_limit(tag, out);

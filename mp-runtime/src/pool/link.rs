@@ -102,6 +102,11 @@ impl Link {
         }
     }
 
+    /// Another descriptor of the socket.
+    pub(super) fn socket(&self) -> io::Result<OwnedFd> {
+        self.stream.get_ref().try_clone().map(OwnedFd::from)
+    }
+
     /// Makes a handle that can shut the link while another thread waits on it.
     pub(super) fn closer(&self) -> io::Result<Closer> {
         self.stream.get_ref().try_clone().map(Closer)
@@ -153,6 +158,12 @@ impl Link {
 pub(super) struct Closer(UnixStream);
 
 impl Closer {
+    /// Has the other end find the end of the stream once it has read what was sent; what it sends
+    /// still arrives.
+    pub(super) fn finish(&self) {
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+
     /// Has both ends find the end of the stream.
     pub(super) fn shut(&self) {
         // One whose other end is closed is shut already.
@@ -191,10 +202,12 @@ impl End {
     }
 }
 
-/// What stands in a job before its records: its nonce, how many there are, and the task's name.
-pub(super) fn begin_job(nonce: Nonce, task: &str, count: u32) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(16 + task.len());
+/// What stands in a job before its records: its nonce, how long each item may take in nanoseconds,
+/// how many there are, and the task's name.
+pub(super) fn begin_job(nonce: Nonce, limit: u64, task: &str, count: u32) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(24 + task.len());
     bytes.extend_from_slice(&nonce);
+    bytes.extend_from_slice(&limit.to_le_bytes());
     bytes.extend_from_slice(&count.to_le_bytes());
     bytes.extend_from_slice(&(task.len() as u32).to_le_bytes());
     bytes.extend_from_slice(task.as_bytes());
@@ -204,12 +217,14 @@ pub(super) fn begin_job(nonce: Nonce, task: &str, count: u32) -> Vec<u8> {
 /// Reads the beginning of a job.
 pub(super) fn read_job(bytes: &[u8]) -> Option<JobFrame<'_>> {
     let (nonce, rest) = bytes.split_first_chunk()?;
+    let (limit, rest) = rest.split_first_chunk()?;
     let (count, rest) = rest.split_first_chunk()?;
     let (len, rest) = rest.split_first_chunk()?;
     let (task, records) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
     let task = std::str::from_utf8(task).ok()?;
     Some(JobFrame {
         nonce: *nonce,
+        limit: u64::from_le_bytes(*limit),
         task,
         count: u32::from_le_bytes(*count),
         records,
@@ -220,6 +235,8 @@ pub(super) fn read_job(bytes: &[u8]) -> Option<JobFrame<'_>> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct JobFrame<'a> {
     pub(super) nonce: Nonce,
+    /// Nanoseconds that each item may take; zero is no limit.
+    pub(super) limit: u64,
     pub(super) task: &'a str,
     pub(super) count: u32,
     pub(super) records: &'a [u8],
@@ -278,16 +295,17 @@ mod tests {
 
     #[test]
     fn job_comes_back_and_garbage_is_none() {
-        let mut job = begin_job([9; 8], "app::task", 3);
+        let mut job = begin_job([9; 8], 5, "app::task", 3);
         job.extend_from_slice(b"records");
         let expected = JobFrame {
             nonce: [9; 8],
+            limit: 5,
             task: "app::task",
             count: 3,
             records: b"records",
         };
         assert_eq!(read_job(&job), Some(expected));
-        for len in 0..24 {
+        for len in 0..32 {
             assert_eq!(read_job(&job[..len]), None);
         }
         assert_eq!(read_job(&[255; 64]), None);

@@ -62,6 +62,8 @@ pub(super) struct Crew {
 struct Member {
     running: Arc<Running>,
     number: u64,
+    /// If it is isolated, who acts in its name.
+    attendance: Option<Arc<Attendance>>,
     /// It was asked to end after the job it is at.
     is_dismissed: bool,
 }
@@ -109,8 +111,8 @@ impl Inner {
         while crew.staying() < wanted && !crew.has_given_up(workers) && self.needs_workers() {
             crew.started += 1;
             let number = crew.started;
-            let running = match self.start_worker(number) {
-                Ok(running) => running,
+            let (running, attendance) = match self.start_worker(number) {
+                Ok(started) => started,
                 Err(error) => {
                     result = Err(error);
                     break;
@@ -120,6 +122,7 @@ impl Inner {
             let member = Member {
                 running: running.clone(),
                 number,
+                attendance,
                 is_dismissed: false,
             };
             crew.live.insert(running.holder.bits(), member);
@@ -198,7 +201,7 @@ impl Inner {
         self.fill_crew()
     }
 
-    fn start_worker(&self, number: u64) -> Result<Arc<Running>, Error> {
+    fn start_worker(&self, number: u64) -> Result<(Arc<Running>, Option<Arc<Attendance>>), Error> {
         let prefix = self.settings.name.as_deref().unwrap_or("Worker");
         let settings = spawn::Settings {
             name: Some(format!("{prefix}-{number}")),
@@ -218,23 +221,26 @@ impl Inner {
             ..spawn::Settings::default()
         };
         if self.settings.is_isolated {
-            return self.start_isolated(settings);
+            let (running, attendance) = self.start_isolated(settings)?;
+            return Ok((running, Some(attendance)));
         }
         let region = self.memory.region().clone();
         let pool = self.this.get().cloned().unwrap_or_default();
-        spawn::start(
-            settings,
-            spawn::Job::Pool { region },
-            Some(Box::new(move |running: &Running, ended: &Ended| {
-                if let Some(pool) = pool.upgrade() {
-                    pool.on_worker_end(running, ended);
-                }
-            })),
-        )
+        let on_end = move |running: &Running, ended: &Ended| {
+            if let Some(pool) = pool.upgrade() {
+                pool.on_worker_end(running, ended);
+            }
+        };
+        let job = spawn::Job::Pool { region };
+        let running = spawn::start(settings, job, Some(Box::new(on_end)))?;
+        Ok((running, None))
     }
 
     /// Starts a worker that shares no memory with us, and the thread that acts in its name.
-    fn start_isolated(&self, settings: spawn::Settings) -> Result<Arc<Running>, Error> {
+    fn start_isolated(
+        &self,
+        settings: spawn::Settings,
+    ) -> Result<(Arc<Running>, Arc<Attendance>), Error> {
         // One that is being dropped has stopped.
         let this = self.this.get().and_then(Weak::upgrade);
         let this = this.ok_or_else(failure::closed)?;
@@ -256,7 +262,7 @@ impl Inner {
         let running = spawn::start(settings, job, Some(Box::new(on_end)))?;
         // Without a thread the worker finds its link shut, and ends.
         attendant::attend(this, &attendance, link, running.holder)?;
-        Ok(running)
+        Ok((running, attendance))
     }
 
     /// Settles what a worker has left, which is gone: its job, its memory, its place.
@@ -474,6 +480,21 @@ impl Inner {
                 .rev()
                 .find(|who| who.holder == holder)
                 .map(|who| (who.name.clone(), who.pid)),
+        }
+    }
+
+    /// Has isolated workers, all or one, know that nobody wants what they are at. The others see it in
+    /// the pool's memory.
+    pub(super) fn tell_unwanted(&self, worker: Option<Holder>) {
+        if !self.settings.is_isolated {
+            return;
+        }
+        let crew = lock(&self.crew);
+        let of_worker = |member: &&Member| worker.is_none_or(|it| member.running.holder == it);
+        for member in crew.live.values().filter(of_worker) {
+            if let Some(attendance) = &member.attendance {
+                attendance.dismiss();
+            }
         }
     }
 

@@ -63,6 +63,7 @@ impl Inner {
     pub(super) fn kill_in_time(&self, worker: Holder) {
         let grace = self.grace();
         if grace > 0 {
+            self.tell_unwanted(Some(worker));
             let mut state = lock(&self.timer.state);
             if self.start_timer(&mut state).is_ok() {
                 let due = sys::clock::now().saturating_add(grace);

@@ -94,6 +94,10 @@ pub(crate) mod fd {
         unsupported()
     }
 
+    pub(crate) fn is_at_end(_socket: BorrowedFd<'_>) -> bool {
+        true
+    }
+
     pub(crate) fn send_all(_socket: BorrowedFd<'_>, _bytes: &[u8]) -> io::Result<()> {
         unsupported()
     }

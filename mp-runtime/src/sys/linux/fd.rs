@@ -142,6 +142,24 @@ pub(crate) fn read_available(socket: BorrowedFd<'_>, max: usize) -> io::Result<V
     Ok(bytes)
 }
 
+/// Whether all that comes from the other end of a socket has been read, and no more will come.
+pub(crate) fn is_at_end(socket: BorrowedFd<'_>) -> bool {
+    let mut byte = 0_u8;
+    // SAFETY: there is room for one byte.
+    let seen = retry(|| unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            ptr::from_mut(&mut byte).cast(),
+            1,
+            libc::MSG_PEEK | libc::MSG_DONTWAIT,
+        )
+    });
+    match seen {
+        Ok(bytes) => bytes == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    }
+}
+
 /// Writes all of `bytes` to a socket; a reader that is gone is an error, never a SIGPIPE.
 pub(crate) fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
