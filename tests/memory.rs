@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytemuck::{Pod, Zeroable};
@@ -209,6 +210,41 @@ fn processes_write_ranges_of_their_own_without_the_lock() {
         child.unwrap().join().unwrap();
     }
     assert!(array.read(..).unwrap().into_iter().eq(0..100_000));
+}
+
+#[mp::task]
+fn fork(value: Value<u64>, array: Array<u8>) -> i32 {
+    // SAFETY: the copy only does what is under test, and leaves.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        std::panic::set_hook(Box::new(|_| {}));
+        let panics = |f: &dyn Fn()| std::panic::catch_unwind(AssertUnwindSafe(f)).is_err();
+        let checks = [
+            panics(&|| drop(value.lock())),
+            panics(&|| assert!(value.load() > 0)),
+            panics(&|| assert!(value.fetch_add(1) > 0)),
+            panics(&|| drop(array.read(..))),
+            array.len() == 3,
+            !format!("{value:?} {array:?}").is_empty(),
+            Value::new(1).is_err_and(|error| error.is_forked()),
+        ];
+        drop((value, array));
+        let failed = checks.iter().position(|fine| !fine);
+        // SAFETY: takes an integer and does not return.
+        unsafe { libc::_exit(failed.map_or(0, |check| check as i32 + 1)) };
+    }
+    let mut status = 0;
+    // SAFETY: points to an integer.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    status
+}
+
+#[test]
+fn copy_made_by_fork_is_told() {
+    let _watchdog = watchdog(60);
+    let (value, array) = (Value::new(1).unwrap(), Array::zeroed(3).unwrap());
+    let child = Process::new(fork, (value, array)).start().unwrap();
+    assert_eq!(child.join().unwrap(), 0);
 }
 
 // Written once.

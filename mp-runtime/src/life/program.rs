@@ -74,6 +74,20 @@ pub(crate) fn existing() -> Option<&'static Program> {
     PROGRAM.get().filter(|_| !is_forked())
 }
 
+/// For what has no error to tell it by.
+///
+/// # Panics
+///
+/// In a copy of the process made by `fork`.
+#[inline]
+#[track_caller]
+pub(crate) fn assert_not_forked() {
+    assert!(
+        !is_forked(),
+        "mp does not work in a copy of a process made by fork: use mp::Process instead"
+    );
+}
+
 #[cold]
 fn make() -> Result<&'static Program, Error> {
     // One at a time: a second arena, even one thrown away, would be touched and mapped for nothing.

@@ -191,7 +191,7 @@ impl<T: Pod> Array<T> {
     /// The pointer is valid for [`len`](Self::len) values as long as this process holds the array.
     /// To read or write through it is the caller's `unsafe`: no other thread or process may write to
     /// what is read, or access what is written, at that time. To divide an array among processes by
-    /// ranges is such an agreement.
+    /// ranges is such an agreement. In a copy of the process made by `fork` nothing is there.
     ///
     /// ```
     /// let array = mp::Array::from_slice(&[1, 2, 3])?;
@@ -204,6 +204,8 @@ impl<T: Pod> Array<T> {
         self.inner.cells().start().as_ptr()
     }
 }
+
+super::from_values!(Array<T>);
 
 impl<T> Array<T> {
     /// How many values there are.

@@ -16,6 +16,7 @@ use bytemuck::Pod;
 
 use self::sealed::Atomic as _;
 use super::Value;
+use crate::life::program::assert_not_forked;
 
 /// An integer of up to 64 bits, by which a [`Value`] can change without its lock. No other type can be.
 pub trait Integer: Pod + sealed::Sealed {
@@ -40,7 +41,8 @@ macro_rules! operations {
 
         /// Atomic operations on integers, which neither take the lock nor heed it: for one value, use
         /// them or the lock at a time, or additions are lost. Each is sequentially consistent. If a
-        /// process dies in one, it has happened or it has not.
+        /// process dies in one, it has happened or it has not. Each panics in a copy of the process that
+        /// the program made by its own `fork`.
         ///
         /// ```
         /// let count = mp::Value::new(5)?;
@@ -52,7 +54,9 @@ macro_rules! operations {
         /// ```
         impl<T: Integer> Value<T> {
             #[inline]
+            #[track_caller]
             fn atomic(&self) -> &T::Atomic {
+                assert_not_forked();
                 let place = self.cells().start().cast::<T::Atomic>();
                 // SAFETY: the place is valid and aligned for the integer, of which it holds one, and
                 // so for the atomic, whose layout is the integer's; it stays as long as the value's

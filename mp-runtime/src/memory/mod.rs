@@ -7,6 +7,39 @@
 //! - [`locked`]: plain values and the lock that protects them.
 //! - [`object`]: what all of them are in the object table.
 
+/// Values turn into shared ones, which takes shared memory and so may fail.
+macro_rules! from_values {
+    ($Shared:ty) => {
+        impl<T: Pod> TryFrom<&[T]> for $Shared {
+            type Error = Error;
+
+            /// As [`from_slice`](Self::from_slice).
+            fn try_from(values: &[T]) -> Result<Self, Error> {
+                Self::from_slice(values)
+            }
+        }
+
+        impl<T: Pod> TryFrom<Vec<T>> for $Shared {
+            type Error = Error;
+
+            /// As [`from_slice`](Self::from_slice).
+            fn try_from(values: Vec<T>) -> Result<Self, Error> {
+                Self::from_slice(&values)
+            }
+        }
+
+        impl<T: Pod, const N: usize> TryFrom<[T; N]> for $Shared {
+            type Error = Error;
+
+            /// As [`from_slice`](Self::from_slice).
+            fn try_from(values: [T; N]) -> Result<Self, Error> {
+                Self::from_slice(&values)
+            }
+        }
+    };
+}
+use from_values;
+
 mod array;
 mod atomic;
 mod locked;

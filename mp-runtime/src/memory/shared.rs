@@ -48,6 +48,9 @@ pub type Bytes = Shared<[u8]>;
 ///
 /// What it held is let go: data that nobody else holds is freed.
 ///
+/// In a copy of the process that the program made by its own `fork` the memory is not there: to read it
+/// ends the copy with SIGSEGV.
+///
 /// # Examples
 ///
 /// ```
@@ -330,6 +333,26 @@ impl Bytes {
             true => Ok(whole.slice(..count)),
             false => Self::from_slice(&[&whole[..], &more].concat()),
         }
+    }
+}
+
+super::from_values!(Shared<[T]>);
+
+impl TryFrom<&str> for Shared<str> {
+    type Error = Error;
+
+    /// As [`from_text`](Self::from_text).
+    fn try_from(text: &str) -> Result<Self, Error> {
+        Self::from_text(text)
+    }
+}
+
+impl TryFrom<String> for Shared<str> {
+    type Error = Error;
+
+    /// As [`from_text`](Self::from_text).
+    fn try_from(text: String) -> Result<Self, Error> {
+        Self::from_text(&text)
     }
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::locked::Locked;
 use crate::error::Error;
+use crate::life::program::is_forked;
 use crate::shm::plain::Cells;
 use crate::sync::{AcquireTimeoutError, Guard, OwnerDied, TryAcquireError};
 use crate::wire::transfer;
@@ -152,6 +153,9 @@ impl<T: Pod> Value<T> {
 /// Shows the value unless its lock is held, and then by whom.
 impl<T: Pod + fmt::Debug> fmt::Debug for Value<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if is_forked() {
+            return self.fmt_locked(f);
+        }
         match self.try_lock() {
             // A copy, so that the lock is not held while the value's own code runs.
             Ok(guard) => {

@@ -11,6 +11,7 @@ use super::error::{NotDecoded, Reason, TaskDoneError};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::fault::fault;
+use crate::life::program::assert_not_forked;
 use crate::life::slot::{Debt, DebtWords};
 use crate::life::{Program, program};
 use crate::loom::{AtomicU32, AtomicU64, Ordering, hint};
@@ -912,14 +913,6 @@ impl Batch<'_> {
         self.records.clear();
         result
     }
-}
-
-#[inline]
-fn assert_not_forked() {
-    assert!(
-        !crate::life::program::is_forked(),
-        "mp does not work in a copy of a process made by fork: use mp::Process instead"
-    );
 }
 
 impl Source for Channel {

@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Guard;
-use super::object::{assert_not_forked, describe};
+use super::object::describe;
 use super::raw::{Holder, Peers};
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::life::mark::MarkedLock;
-use crate::life::program::existing;
+use crate::life::program::{assert_not_forked, existing};
 use crate::life::{Program, program};
 use crate::shm::Kind;
 use crate::wire::transfer::{self, Handle};

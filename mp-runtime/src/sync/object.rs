@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::raw::{Holder, Peers};
 use crate::error::Error;
-use crate::life::program::existing;
+use crate::life::program::{assert_not_forked, existing};
 use crate::life::{Program, Roster, program};
 use crate::shm::{Kind, ObjectId, ShmSafe};
 use crate::wire::transfer::{self, Handle};
@@ -110,13 +110,4 @@ pub(super) fn describe(roster: &Roster, holder: Option<Holder>) -> String {
             format!("{} ({})", slot.name.get(), slot.pid())
         }
     }
-}
-
-#[inline]
-#[track_caller]
-pub(super) fn assert_not_forked() {
-    assert!(
-        !crate::life::program::is_forked(),
-        "mp does not work in a copy of a process made by fork: use mp::Process instead"
-    );
 }
