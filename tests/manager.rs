@@ -65,6 +65,14 @@ impl Counter {
         other.get()
     }
 
+    pub fn call_through(
+        &self,
+        other: SharedCounter,
+        back: SharedCounter,
+    ) -> mp::Result<mp::Result<u64>> {
+        other.call_another(back)
+    }
+
     pub fn echo(&self, bytes: Vec<u8>) -> Vec<u8> {
         bytes
     }
@@ -204,9 +212,26 @@ fn object_of_its_own_manager_is_not_called_from_within() {
     let counter = SharedCounter::new(&manager, 1).unwrap();
     let same = SharedCounter::new(&manager, 2).unwrap();
     let error = counter.call_another(same).unwrap().unwrap_err();
-    assert!(error.to_string().contains("another manager"), "{error}");
+    assert!(error.to_string().contains("wait for itself"), "{error}");
     let elsewhere = SharedCounter::new(&other, 3).unwrap();
     assert_eq!(counter.call_another(elsewhere).unwrap().unwrap(), 3);
+}
+
+#[test]
+fn manager_that_waits_is_not_called_back() {
+    let _watchdog = watchdog(60);
+    let managers = [(); 3].map(|()| Manager::new().unwrap());
+    let [first, second, third] = [0, 1, 2].map(|of: usize| {
+        let count = of as u64 + 1;
+        SharedCounter::new(&managers[of], count).unwrap()
+    });
+    let called_back = first.call_through(second.clone(), first.clone());
+    let error = called_back.unwrap().unwrap().unwrap_err();
+    assert!(error.to_string().contains("wait for itself"), "{error}");
+    // Nobody waits for the third, nor for any of them any more.
+    let onwards = first.call_through(second.clone(), third);
+    assert_eq!(onwards.unwrap().unwrap().unwrap(), 3);
+    assert_eq!(second.call_another(first).unwrap().unwrap(), 1);
 }
 
 #[mp::task]
@@ -303,6 +328,67 @@ fn shut_down_manager_is_an_error_for_who_calls() {
     assert!(error.is_closed(), "{error}");
     assert!(SharedCounter::new(&manager, 0).unwrap_err().is_closed());
     manager.shutdown().unwrap();
+}
+
+#[mp::task]
+fn kill_of_another(manager: Manager) -> bool {
+    manager.kill().is_err_and(|error| error.is_unsupported())
+}
+
+#[test]
+fn kill_ends_a_call_that_never_returns() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let counter = SharedCounter::new(&manager, 0).unwrap();
+    let other = Process::new(kill_of_another, (manager.clone(),)).start();
+    assert!(other.unwrap().join().unwrap());
+    let (started, never) = (Queue::new().unwrap(), Queue::new().unwrap());
+    thread::scope(|scope| {
+        let call = scope.spawn(|| counter.take_long(started.clone(), never.clone()));
+        started.get().unwrap();
+        manager.kill().unwrap();
+        assert!(call.join().unwrap().unwrap_err().is_owner_died());
+    });
+    assert!(counter.get().unwrap_err().is_owner_died());
+    manager.kill().unwrap();
+    manager.shutdown().unwrap_err();
+}
+
+#[mp::task]
+fn fork(counter: SharedCounter) -> i32 {
+    counter.incr(1).unwrap();
+    let manager = Manager::new().unwrap();
+    // SAFETY: the copy only does what is under test, and leaves.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let checks = [
+            counter.incr(1).is_err_and(|error| error.is_forked()),
+            SharedCounter::new(&manager, 1).is_err_and(|error| error.is_forked()),
+            manager.shutdown().is_err_and(|error| error.is_forked()),
+            manager.kill().is_err_and(|error| error.is_forked()),
+            !format!("{counter:?} {manager:?}").is_empty(),
+        ];
+        drop((counter, manager));
+        let failed = checks.iter().position(|fine| !fine);
+        // SAFETY: takes an integer and does not return.
+        unsafe { libc::_exit(failed.map_or(0, |check| check as i32 + 1)) };
+    }
+    let mut status = 0;
+    // SAFETY: points to an integer.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    counter.incr(1).unwrap();
+    manager.shutdown().unwrap();
+    status
+}
+
+#[test]
+fn copy_made_by_fork_gets_errors() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let counter = SharedCounter::new(&manager, 0).unwrap();
+    let child = Process::new(fork, (counter.clone(),)).start().unwrap();
+    assert_eq!(child.join().unwrap(), 0);
+    assert_eq!(counter.get().unwrap(), 2);
 }
 
 #[mp::task]

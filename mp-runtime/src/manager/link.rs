@@ -1,7 +1,7 @@
 //! A process's way to a manager: requests go there by one queue, and each call that is under way has
 //! a queue of its own on which its answer comes back.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -27,6 +27,8 @@ pub(super) enum Request {
         function: u32,
         /// Another program asks: no handles.
         is_abroad: bool,
+        /// The managers that wait for it, see [`waiting`].
+        waiting: Vec<u64>,
     },
     /// To make an object for which this token stands.
     Create {
@@ -34,6 +36,7 @@ pub(super) enum Request {
         token: u64,
         name: String,
         function: u32,
+        waiting: Vec<u64>,
     },
     /// To answer calls of this session there, as long as the process lives.
     Open {
@@ -97,13 +100,19 @@ struct Session {
 static LINKS: Mutex<Option<HashMap<ObjectId, Weak<Link>>>> = Mutex::new(None);
 
 thread_local! {
-    /// The requests that this thread serves, if it serves any.
-    static SERVES: Cell<Option<ObjectId>> = const { Cell::new(None) };
+    /// The managers that wait until this thread is done, by their requests: the one that it serves, and
+    /// those whose functions called what it runs, one from within another.
+    static WAITING: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Notes that this thread serves these requests, and so cannot wait for an answer to one.
-pub(super) fn serve_here(requests: &Line) {
-    SERVES.set(Some(requests.id()));
+/// The managers that will wait for what this thread asks.
+pub(super) fn waiting() -> Vec<u64> {
+    WAITING.with_borrow(Vec::clone)
+}
+
+/// Notes which managers wait until this thread is done.
+pub(super) fn set_waiting(managers: Vec<u64>) {
+    WAITING.set(managers);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -134,6 +143,11 @@ impl Link {
         self.program
     }
 
+    /// What stands for the manager in [`waiting`].
+    pub(super) fn number(&self) -> u64 {
+        self.requests.id().bits()
+    }
+
     /// Asks something and waits for the answer, which `receive` is shown.
     ///
     /// # Errors
@@ -145,11 +159,11 @@ impl Link {
         arguments: impl FnOnce(&mut Buffer) -> Result<(), EncodeError>,
         receive: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, Error> {
-        if SERVES.get() == Some(self.requests.id()) {
+        if WAITING.with_borrow(|waiting| waiting.contains(&self.number())) {
             return Err(Error::new(
                 ErrorKind::Other,
-                "a function of a shared object cannot call an object of its own manager, which \
-                 would wait for itself: put one of them into another manager",
+                "a function of a shared object cannot call an object of its own manager, nor of one \
+                 that waits for it to return: the manager would wait for itself",
             ));
         }
         let session = self.session()?;
@@ -184,7 +198,11 @@ impl Link {
                 lock(&self.idle).push(session);
                 Ok(received)
             }
-            (Err(error), _) if !error.is_closed() => Err(error),
+            (Err(error), _) if !error.is_closed() => {
+                // Its answer may still come, for nobody.
+                self.close(session);
+                Err(error)
+            }
             _ => Err(self.ended()),
         }
     }
@@ -193,6 +211,8 @@ impl Link {
     fn session(&self) -> Result<Session, Error> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
 
+        // In a copy made by `fork` the roster is not there to be looked at.
+        program()?;
         if !self.program.roster.is_alive(self.manager) {
             return Err(self.ended());
         }
@@ -218,6 +238,11 @@ impl Link {
             Err(error) if error.is_closed() => Err(self.ended()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Has the manager forget a session.
+    fn close(&self, Session { id, .. }: Session) {
+        self.tell(&Request::Close { session: id });
     }
 
     /// Tells the manager something that needs no answer. If that fails it finds out by itself.
@@ -248,9 +273,7 @@ impl Drop for Link {
     fn drop(&mut self) {
         let idle = std::mem::take(&mut *lock(&self.idle));
         for session in idle {
-            self.tell(&Request::Close {
-                session: session.id,
-            });
+            self.close(session);
         }
     }
 }

@@ -90,6 +90,7 @@ pub use self::remote::RemoteManager;
 use self::server::{Start, serve};
 pub use self::set::Set;
 use crate::error::{Error, ErrorKind, TaskError};
+use crate::life::program;
 use crate::listener::{Address, Key};
 use crate::process::{Child, Process};
 use crate::queue::Line;
@@ -107,7 +108,8 @@ use crate::wire::transfer::{self, Handle};
 /// object is dropped when its last handle is.
 ///
 /// A panic in a call is that call's error: the manager goes on, and the object stays as the panic left
-/// it. A function of an object cannot call objects of its own manager, which would wait for itself.
+/// it. A function of an object cannot call objects of its own manager, nor of another one that waits
+/// for it to return: that manager would wait for itself, so it is an error.
 ///
 /// A `Manager` is a handle as well. The process ends when no handle of it and of its objects is left,
 /// when [`shutdown`](Self::shutdown) is called, and with the process that started it, whose child it
@@ -234,17 +236,48 @@ impl Manager {
     }
 
     /// Ends the manager, and with it what it keeps: later calls fail with [`Error::is_closed`]. In the
-    /// process that started it this waits for its end.
+    /// process that started it this waits for its end, and so for the calls that were made before; if one
+    /// of them may never return, there is [`kill`](Self::kill).
     ///
     /// # Errors
     ///
     /// If it had died already, or dies on the way.
     pub fn shutdown(&self) -> Result<(), Error> {
+        program()?;
         self.link().tell(&Request::Shutdown);
         match &self.child {
             Some(child) => Ok(child.join()??),
             None => Ok(()),
         }
+    }
+
+    /// Kills the manager's process, also in the middle of a call, and waits for its end. Calls under way
+    /// and later ones fail with [`Error::is_owner_died`].
+    ///
+    /// # Errors
+    ///
+    /// In another process than the one that started it, which alone can do that.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let manager = mp::Manager::new()?;
+    /// let names = mp::List::<String>::new(&manager)?;
+    /// manager.kill()?;
+    /// assert!(names.len().unwrap_err().is_owner_died());
+    /// # Ok::<_, mp::Error>(())
+    /// ```
+    pub fn kill(&self) -> Result<(), Error> {
+        program()?;
+        let Some(child) = &self.child else {
+            return Err(Error::unsupported(
+                "only the process that started a manager can kill it",
+            ));
+        };
+        child.kill();
+        // However it ended: it has.
+        let _ = child.join();
+        Ok(())
     }
 
     /// The id of the manager's process, in the process that started it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use super::link::{Link, Request};
+use super::link::{self, Link, Request};
 use super::registry;
 use super::remote::Remote;
 use super::{Manager, Opaque};
@@ -131,6 +131,7 @@ impl Object {
             token: token.id.bits(),
             name: name.to_owned(),
             function,
+            waiting: link::waiting(),
         };
         let made = link.ask(
             request,
@@ -164,6 +165,7 @@ impl Object {
                     object: token.id.bits(),
                     function,
                     is_abroad: false,
+                    waiting: link::waiting(),
                 };
                 link.ask(
                     request,

@@ -5,11 +5,10 @@
 
 use std::any::type_name;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::link::{Link, Request, Wanted};
+use super::link::{self, Link, Request, Wanted};
 use super::object::{Managed, Object};
 use super::{registry, server};
 use crate::error::{Error, TaskError};
@@ -30,9 +29,6 @@ enum Asked {
     /// To call a function of an object.
     Call { object: u64, function: u32 },
 }
-
-/// How long a listener that can accept nobody waits before it tries again.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Messages go both ways as bytes.
 type Connection = Client<(), ()>;
@@ -57,9 +53,8 @@ pub(super) fn listen(
     let accept = move || {
         let listener = Arc::new(listener);
         loop {
+            // Out of descriptors, for one: until some are given back.
             let Ok(knock) = listener.knock() else {
-                // Out of descriptors, for one: until some are given back.
-                std::thread::sleep(PAUSE);
                 continue;
             };
             let (listener, link) = (listener.clone(), link.clone());
@@ -99,6 +94,7 @@ fn serve(connection: &Connection, link: &Link) {
                     object,
                     function,
                     is_abroad: true,
+                    waiting: link::waiting(),
                 },
             },
             |out| Ok(out.write(input)?),

@@ -46,7 +46,6 @@ pub(super) fn serve(start: Start) -> Result<(), TaskError> {
     if let Some((name, arguments)) = &start.initializer {
         initialize(program, name, arguments)?;
     }
-    link::serve_here(&start.requests);
     let mut server = Server {
         program,
         requests: start.requests,
@@ -100,6 +99,7 @@ struct Shared {
 impl Server {
     fn run(&mut self) {
         let requests = self.requests.clone();
+        self.is_waited_for_by(Vec::new());
         let mut swept = Instant::now();
         while !self.is_over && self.is_needed() {
             let taken = requests.take(Deadline::after(SWEEP), |bytes| self.serve(bytes));
@@ -111,6 +111,12 @@ impl Server {
                 swept = Instant::now();
             }
         }
+    }
+
+    /// Notes which managers wait until this thread is done, beside its own.
+    fn is_waited_for_by(&self, mut others: Vec<u64>) {
+        others.push(self.requests.id().bits());
+        link::set_waiting(others);
     }
 
     /// Whether somebody holds the manager or an object in it.
@@ -131,22 +137,31 @@ impl Server {
                 object,
                 function,
                 is_abroad,
+                waiting,
             } => {
-                let Some(session) = self.sessions.get(&session) else {
+                let Some(asking) = self.sessions.get(&session) else {
                     return;
                 };
+                self.is_waited_for_by(waiting);
                 let answer = |call: &mut Call<'_>| match self.objects.get_mut(&object) {
                     Some(shared) => (shared.entry.call)(&mut shared.state, function, call),
                     None => panic!("the object no longer exists"),
                 };
-                session.answer(self.program, is_abroad, &mut input, answer);
+                let is_answered = asking.answer(self.program, is_abroad, &mut input, answer);
+                self.is_waited_for_by(Vec::new());
+                self.keep_if(is_answered, session);
             }
             Request::Create {
                 session,
                 token,
                 name,
                 function,
-            } => self.create(session, token, &name, function, &mut input),
+                waiting,
+            } => {
+                self.is_waited_for_by(waiting);
+                self.create(session, token, &name, function, &mut input);
+                self.is_waited_for_by(Vec::new());
+            }
             Request::Open {
                 session,
                 process,
@@ -201,12 +216,12 @@ impl Server {
     }
 
     fn create(&mut self, session: u64, token: u64, name: &str, function: u32, input: &mut &[u8]) {
-        let Some(session) = self.sessions.get(&session) else {
+        let Some(asking) = self.sessions.get(&session) else {
             return;
         };
         let mut state = None;
         let found = registry::by_name(name);
-        session.answer(self.program, false, input, |call| match &found {
+        let is_answered = asking.answer(self.program, false, input, |call| match &found {
             Ok(entry) => (entry.call)(&mut state, function, call),
             Err(error) => panic!("{error}"),
         });
@@ -214,6 +229,7 @@ impl Server {
         if let (Ok(entry), Some(_)) = (found, &state) {
             self.objects.insert(token, Shared { entry, state });
         }
+        self.keep_if(is_answered, session);
     }
 
     fn publish(&mut self, object: u64, name: String) -> Result<(), Error> {
@@ -246,12 +262,20 @@ impl Server {
         )))
     }
 
-    fn say<T: Returned + Clone>(&self, session: u64, value: &T) {
-        if let Some(session) = self.sessions.get(&session) {
-            session.answer(self.program, false, &mut &[][..], |call| {
+    fn say<T: Returned + Clone>(&mut self, session: u64, value: &T) {
+        if let Some(asking) = self.sessions.get(&session) {
+            let is_answered = asking.answer(self.program, false, &mut &[][..], |call| {
                 call.start();
                 call.finish(value.clone())
             });
+            self.keep_if(is_answered, session);
+        }
+    }
+
+    /// Forgets a session that was closed for want of memory: its client has given it up as well.
+    fn keep_if(&mut self, is_answered: bool, session: u64) {
+        if !is_answered {
+            self.sessions.remove(&session);
         }
     }
 
@@ -299,14 +323,15 @@ impl Server {
 }
 
 impl Session {
-    /// Runs a call and sends its outcome, or that there is no room for it.
+    /// Runs a call and sends its outcome, or that there is no room for it; false if there is none for
+    /// that either, which closes the session.
     fn answer(
         &self,
         program: &Program,
         is_abroad: bool,
         input: &mut &[u8],
         run: impl FnOnce(&mut Call<'_>) -> Result<(), Stop>,
-    ) {
+    ) -> bool {
         let sent = self.answers.put(|out| {
             let run = || call::run_with(run, input, out);
             let done = match is_abroad {
@@ -316,10 +341,12 @@ impl Session {
             fault!("manager.called");
             done.map(drop).map_err(EncodeError::from)
         });
-        if sent.is_err() && self.answers.put(call::write_out_of_memory).is_err() {
-            // Not even for that: the end of the answers tells it.
-            self.answers.close();
+        if sent.is_ok() || self.answers.put(call::write_out_of_memory).is_ok() {
+            return true;
         }
+        // The end of the answers tells it.
+        self.answers.close();
+        false
     }
 }
 
