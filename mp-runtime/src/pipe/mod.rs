@@ -102,7 +102,8 @@ fn make_end(ways: &[Channel; 2]) -> Result<Arc<Handle>, Error> {
 /// and none is on its way in a message. Then the other end receives what is left, and is told
 /// that nothing more comes; sending to it is an error that gives the value back. For that to happen
 /// drop the ends that you do not use, as with any pipe: a process that has given an end away and keeps
-/// a clone is a peer, too.
+/// a clone is a peer, too. An end whose last clone is on its way to itself is never received, and so
+/// never gone: it stays until the program ends.
 ///
 /// Each way holds up to 1,024 messages, and fewer large ones: a message waits to be sent while there
 /// are 64 MiB divided by its size, or more, before it. One message of any size that memory holds
