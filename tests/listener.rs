@@ -6,16 +6,17 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mp::{Address, Client, ConnectionOptions, Key, Listener, Lock, Queue};
 use serde::{Deserialize, Serialize};
-use support::{alone_command, is_alone, run_alone, watchdog};
+use support::{alone, alone_command, is_alone, run_alone, watchdog};
 
 const A_MOMENT: Duration = Duration::from_millis(30);
 
@@ -355,6 +356,120 @@ fn file_of_a_dead_listener_is_replaced_and_others_are_left_alone() {
     fs::write(&path, "precious").unwrap();
     Listener::<(), ()>::bind(path.as_path(), &key()).unwrap_err();
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+/// Lets one connection wait to be accepted, and the kernel keeps others waiting outside.
+fn fill_the_backlog(listener: &Listener<(), ()>, path: &Path) -> UnixStream {
+    // SAFETY: takes integers.
+    assert_eq!(unsafe { libc::listen(listener.as_fd().as_raw_fd(), 0) }, 0);
+    UnixStream::connect(path).unwrap()
+}
+
+#[test]
+fn listener_that_accepts_nobody_is_given_up_in_time() {
+    let _watchdog = watchdog(60);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = Listener::<(), ()>::bind(path.as_path(), &key()).unwrap();
+    let waiting = fill_the_backlog(&listener, &path);
+    let mut options = ConnectionOptions::new();
+    options.handshake_timeout(A_MOMENT);
+    let connected = options.connect::<(), (), _>(path.as_path(), &key());
+    assert!(connected.unwrap_err().is_timeout());
+
+    // Who waits for room gets it, and has no timeout left over.
+    thread::scope(|scope| {
+        let connected = scope.spawn(|| Client::<(), ()>::connect(path.as_path(), &key()));
+        drop(waiting);
+        assert!(listener.accept().unwrap_err().is_refused());
+        let accepted = listener.accept().unwrap();
+        let connected = connected.join().unwrap().unwrap();
+        let socket = UnixStream::from(connected.as_fd().try_clone_to_owned().unwrap());
+        assert_eq!(socket.write_timeout().unwrap(), None);
+        accepted.send(&()).unwrap();
+        connected.recv().unwrap();
+    });
+}
+
+#[test]
+fn listener_with_a_full_backlog_is_not_taken_for_a_dead_one() {
+    let _watchdog = watchdog(60);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = Listener::<(), ()>::bind(path.as_path(), &key()).unwrap();
+    let _waiting = fill_the_backlog(&listener, &path);
+    Listener::<(), ()>::bind(path.as_path(), &key()).unwrap_err();
+    assert!(path.exists());
+}
+
+/// Opens files until no descriptor is left.
+fn take_all_descriptors() -> Vec<fs::File> {
+    let few = libc::rlimit {
+        rlim_cur: 64,
+        rlim_max: 64,
+    };
+    // SAFETY: points to a limit.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &few) }, 0);
+    std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect()
+}
+
+#[test]
+fn listener_without_descriptors_neither_spins_nor_ends() {
+    alone(
+        "listener_without_descriptors_neither_spins_nor_ends",
+        || {
+            let _watchdog = watchdog(60);
+            let listener = Listener::<(), ()>::bind("tcp:127.0.0.1:0", &key()).unwrap();
+            let address = listener.address().clone();
+            let Address::Tcp(place) = &address else {
+                panic!("{address} is not TCP")
+            };
+            let waiting = TcpStream::connect(place).unwrap();
+            let taken = take_all_descriptors();
+            for _ in 0..3 {
+                let begun = Instant::now();
+                assert!(!listener.accept().unwrap_err().is_timeout());
+                assert!(begun.elapsed() >= Duration::from_millis(100));
+            }
+            // The pause does not go beyond the time that is given.
+            assert!(!listener.accept_timeout(A_MOMENT).unwrap_err().is_timeout());
+            drop(taken);
+            thread::scope(|scope| {
+                let connected = scope.spawn(|| Client::<(), ()>::connect(&address, &key()));
+                drop(waiting);
+                assert!(listener.accept().unwrap_err().is_refused());
+                listener.accept().unwrap();
+                connected.join().unwrap().unwrap();
+            });
+        },
+    );
+}
+
+/// Whether the kernel finds out that the other machine has vanished.
+fn is_kept_alive(socket: &impl AsFd) -> bool {
+    let (mut value, mut len) = (0, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: points to an integer and its length.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_KEEPALIVE,
+            (&raw mut value).cast(),
+            &mut len,
+        )
+    };
+    got == 0 && value == 1
+}
+
+#[test]
+fn machine_that_vanishes_ends_the_connection() {
+    let _watchdog = watchdog(60);
+    let listener = Listener::<(), ()>::bind("tcp:127.0.0.1:0", &key()).unwrap();
+    thread::scope(|scope| {
+        let connected = scope.spawn(|| Client::<(), ()>::connect(listener.address(), &key()));
+        assert!(is_kept_alive(&listener.accept().unwrap()));
+        assert!(is_kept_alive(&connected.join().unwrap().unwrap()));
+    });
 }
 
 #[test]

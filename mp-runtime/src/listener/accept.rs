@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ use super::{Address, Key};
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::sys;
+
+/// How long a listener that can accept nobody waits before it says so.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens for connections of other programs that know the same key.
 ///
@@ -110,8 +113,8 @@ impl<S, R> Listener<S, R> {
     /// # Errors
     ///
     /// [`Error::is_refused`] if the other side has another key, is no `mp` program, or one of
-    /// another version, and [`Error::is_timeout`] if it took too long to say so. The listener goes
-    /// on: call it again.
+    /// another version, and [`Error::is_timeout`] if it took too long to say so. If the system has no
+    /// descriptor or memory left, after a moment's pause. The listener goes on: call it again.
     pub fn accept(&self) -> Result<Client<S, R>, Error> {
         self.accept_until(Deadline::NEVER)
     }
@@ -167,7 +170,12 @@ impl<S, R> Listener<S, R> {
                             | IoErrorKind::Interrupted
                             | IoErrorKind::ConnectionAborted
                     ) => {}
-                Err(error) => return Err(failed(error)),
+                // No descriptor is left, for one. Who connects still waits to be accepted, so without
+                // a pause whoever calls again and again would spin.
+                Err(error) => {
+                    std::thread::sleep(deadline.nap(PAUSE));
+                    return Err(failed(error));
+                }
             }
         }
     }
@@ -333,7 +341,8 @@ fn lock_directory(path: &Path) -> Option<File> {
 /// Whether a file is a socket at which nobody listens.
 fn is_stale(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    is_socket
-        && UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == IoErrorKind::ConnectionRefused)
+    // At once: one whose backlog is full is not stale.
+    let connect =
+        || sys::net::connect_unix(&SocketAddr::from_pathname(path)?, Some(Duration::ZERO));
+    is_socket && connect().is_err_and(|error| error.kind() == IoErrorKind::ConnectionRefused)
 }

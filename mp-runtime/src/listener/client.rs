@@ -80,7 +80,7 @@ impl ConnectionOptions {
         self
     }
 
-    /// Sets how long connecting by TCP, and the handshake, may take; 10 seconds unless told
+    /// Sets how long connecting and the handshake may take; 10 seconds unless told
     /// otherwise.
     pub fn handshake_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.limits.handshake = timeout;

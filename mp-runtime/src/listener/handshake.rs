@@ -5,7 +5,7 @@
 use hmac_sha256::HMAC;
 
 use super::key::Key;
-use super::stream::Stream;
+use super::stream::{self, Stream};
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::sys;
@@ -124,12 +124,22 @@ struct Shaking<'a> {
 
 impl Shaking<'_> {
     fn write(&self, bytes: &[u8]) -> Result<(), Error> {
-        self.stream.write(bytes, &[]).map_err(|error| {
-            Error::system(
-                format!("{} ended in the handshake", self.side.other()),
-                error,
-            )
-        })
+        self.stream
+            .write(bytes, &[])
+            .map_err(|error| match stream::is_end(&error) {
+                true => self.ended(),
+                false => {
+                    let other = self.side.other();
+                    Error::system(format!("could not write the handshake to {other}"), error)
+                }
+            })
+    }
+
+    fn ended(&self) -> Error {
+        refused(format!(
+            "{} ended in the handshake: it is no mp program, or refused ours",
+            self.side.other()
+        ))
     }
 
     /// Reads so many bytes.
@@ -139,11 +149,7 @@ impl Shaking<'_> {
         let mut got = 0;
         while got < N {
             match self.stream.read(&mut bytes[got..], self.deadline) {
-                Ok(Some(0)) => {
-                    return Err(refused(format!(
-                        "{other} ended in the handshake: it is no mp program, or refused ours"
-                    )));
-                }
+                Ok(Some(0)) => return Err(self.ended()),
                 Ok(Some(more)) => got += more,
                 Ok(None) => {
                     return Err(Error::new(

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{SocketAddr, UnixStream};
 
 use super::Address;
 use crate::deadline::Deadline;
@@ -20,19 +20,19 @@ impl Stream {
     /// Connects to who listens there.
     pub(super) fn connect(address: &Address, deadline: Deadline) -> io::Result<Self> {
         match address {
-            Address::Unix(path) => UnixStream::connect(path).map(Self::Unix),
+            Address::Unix(path) => connect_unix(&SocketAddr::from_pathname(path)?, deadline),
             Address::Abstract(name) => {
-                UnixStream::connect_addr(&sys::net::abstract_address(name.as_bytes())?)
-                    .map(Self::Unix)
+                connect_unix(&sys::net::abstract_address(name.as_bytes())?, deadline)
             }
-            Address::Tcp(place) => connect_tcp(place, deadline).map(Self::Tcp),
+            Address::Tcp(place) => Self::over_tcp(connect_tcp(place, deadline)?),
         }
     }
 
-    /// Over a socket that a listener has accepted.
+    /// Over a socket that is connected.
     pub(super) fn over_tcp(stream: TcpStream) -> io::Result<Self> {
         // Messages are written whole: to hold a short one back would only delay its answer.
         stream.set_nodelay(true)?;
+        sys::net::keep_alive(stream.as_fd())?;
         Ok(Self::Tcp(stream))
     }
 
@@ -110,7 +110,13 @@ pub(super) fn is_end(error: &io::Error) -> bool {
             | ErrorKind::ConnectionReset
             | ErrorKind::ConnectionAborted
             | ErrorKind::NotConnected
+            // Its machine does not answer any more.
+            | ErrorKind::TimedOut
     )
+}
+
+fn connect_unix(address: &SocketAddr, deadline: Deadline) -> io::Result<Stream> {
+    sys::net::connect_unix(address, deadline.remaining()).map(Stream::Unix)
 }
 
 /// Tries the addresses of a host in turn.
@@ -123,10 +129,7 @@ fn connect_tcp(place: &str, deadline: Deadline) -> io::Result<TcpStream> {
             Some(left) => TcpStream::connect_timeout(&address, left),
         };
         match connected {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
+            Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
     }

@@ -89,7 +89,7 @@ pub(crate) mod fd {
 
 /// What connections between programs need beyond std's sockets.
 pub(crate) mod net {
-    pub(crate) use super::platform::net::{abstract_address, random};
+    pub(crate) use super::platform::net::{abstract_address, connect_unix, keep_alive, random};
 }
 
 /// Forking for another process, and making the copy what a process that was started anew would be.

@@ -387,9 +387,22 @@ pub(crate) mod sandbox {
 
 pub(crate) mod net {
     use std::io;
-    use std::os::unix::net::SocketAddr;
+    use std::os::fd::BorrowedFd;
+    use std::os::unix::net::{SocketAddr, UnixStream};
+    use std::time::Duration;
 
     use super::unsupported;
+
+    pub(crate) fn connect_unix(
+        _address: &SocketAddr,
+        _timeout: Option<Duration>,
+    ) -> io::Result<UnixStream> {
+        unsupported()
+    }
+
+    pub(crate) fn keep_alive(_socket: BorrowedFd<'_>) -> io::Result<()> {
+        unsupported()
+    }
 
     pub(crate) fn random(_bytes: &mut [u8]) -> io::Result<()> {
         unsupported()

@@ -2,13 +2,20 @@
 //!
 //! # Safety
 //!
-//! One call that fills a borrowed slice.
+//! System calls on borrowed memory and descriptors.
 
-#![expect(unsafe_code, reason = "getrandom")]
+#![expect(
+    unsafe_code,
+    reason = "getrandom, and sockets where std has no timeout"
+)]
 
 use std::io;
+use std::mem::{offset_of, size_of_val};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::{Duration, Instant};
 
 use super::result::check;
 
@@ -30,6 +37,79 @@ pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
 /// The address of a Unix socket that has a name and no file.
 pub(crate) fn abstract_address(name: &[u8]) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(name)
+}
+
+/// Connects to the Unix socket that listens there, at most for `timeout`: as long as its backlog is full
+/// the kernel waits for room.
+pub(crate) fn connect_unix(
+    address: &SocketAddr,
+    timeout: Option<Duration>,
+) -> io::Result<UnixStream> {
+    let (address, len) = raw_address(address);
+    let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: takes integers.
+    let socket = check(unsafe { libc::socket(libc::AF_UNIX, flags, 0) })?;
+    // SAFETY: the descriptor was just opened, and is nobody else's.
+    let socket = UnixStream::from(unsafe { OwnedFd::from_raw_fd(socket) });
+    // A deadline too far away to express is none.
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    loop {
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // `connect` heeds the timeout of sending; zero would be none.
+            socket.set_write_timeout(Some(left.max(Duration::from_micros(1))))?;
+        }
+        // SAFETY: `address` has at least `len` bytes.
+        match check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), len) })
+        {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            connected => {
+                connected?;
+                break;
+            }
+        }
+    }
+    socket.set_write_timeout(None)?;
+    Ok(socket)
+}
+
+/// As the kernel takes an address.
+fn raw_address(address: &SocketAddr) -> (libc::sockaddr_un, libc::socklen_t) {
+    // SAFETY: zeros are a value of this type.
+    let mut raw: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    raw.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    // A name is what follows the first zero; a path ends with one. Std has looked that it fits.
+    let (from, name) = match (address.as_abstract_name(), address.as_pathname()) {
+        (Some(name), _) => (1, name),
+        (None, path) => (0, path.map_or(&[][..], |path| path.as_os_str().as_bytes())),
+    };
+    for (place, &byte) in raw.sun_path[from..].iter_mut().zip(name) {
+        *place = byte.cast_signed() as libc::c_char;
+    }
+    let len = offset_of!(libc::sockaddr_un, sun_path) + name.len() + 1;
+    (raw, len as libc::socklen_t)
+}
+
+/// Has the kernel ask the other machine from time to time whether it is still there, so that one that
+/// vanished without a word ends the connection, after two minutes or so.
+pub(crate) fn keep_alive(socket: BorrowedFd<'_>) -> io::Result<()> {
+    const OPTIONS: [(libc::c_int, libc::c_int, libc::c_int); 4] = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        // Seconds of silence before it asks, and between questions; how many without an answer.
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 60),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 10),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 6),
+    ];
+    for (level, name, value) in OPTIONS {
+        let len = size_of_val(&value) as libc::socklen_t;
+        let value = (&raw const value).cast();
+        // SAFETY: `value` has `len` bytes.
+        check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value, len) })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
