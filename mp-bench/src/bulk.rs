@@ -4,7 +4,7 @@ use anyhow::ensure;
 use mp::Pool;
 use rayon::prelude::*;
 
-use crate::race::{Race, Results, Sample, Unit};
+use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::{Plan, WORKERS, procs};
 
 /// Changes the item as little as shows that a worker had it.
@@ -31,6 +31,7 @@ pub(crate) fn there_and_back(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         check(items, &results?)?;
         Ok(sample)
     });
+    race.target(Target::AtLeast(3.0));
 
     let threads = rayon::ThreadPoolBuilder::new()
         .num_threads(WORKERS)
@@ -107,6 +108,7 @@ pub(crate) fn numbers(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         ensure!(is_right(&results?), "numbers came back wrong");
         Ok(sample)
     });
+    race.target(Target::AtLeast(2.5));
     let threads = rayon::ThreadPoolBuilder::new()
         .num_threads(WORKERS)
         .build()?;

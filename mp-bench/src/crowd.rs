@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mp::{AnyError, Child, Process, Queue};
 
 use crate::queue::{BATCH, FIRST, Way};
-use crate::race::{Race, Results, Sample, Unit};
+use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::{Plan, WORKERS};
 
 pub(crate) fn two_to_two(plan: &Plan) -> anyhow::Result<Vec<Results>> {
@@ -18,6 +18,7 @@ pub(crate) fn two_to_two(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     let count = plan.count(200_000, 1000);
     let mut crowd = Crowd::start(Way::OneByOne)?;
     race.enter("mp Queue", move || crowd.measure(count));
+    race.target(Target::AtLeast(9.0));
     let mut batches = Crowd::start(Way::Batches)?;
     race.enter(format!("mp Queue, put_many of {BATCH}"), move || {
         batches.measure(count)

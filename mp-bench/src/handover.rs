@@ -12,7 +12,7 @@ use mp::{Barrier, Child, Condition, Event, Process, Queue, Semaphore, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::latency::{Futex, Place, mean_of};
-use crate::race::{Race, Results, Sample, Unit};
+use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::word::{self, Words};
 use crate::{Plan, pin};
 
@@ -157,6 +157,9 @@ fn race(
 
         let mut futex = Futex::start(&there)?;
         race.enter("a bare futex", move || mean_of(count, |x| futex.call(x)));
+        if name != "condition" {
+            race.target(Target::Ratio(1.3));
+        }
 
         // Its other process is pinned where it is itself.
         if let (Some(python), Place::OneCpu) = (&plan.python, place) {

@@ -12,7 +12,7 @@ use mp::{AnyError, Child, Lock, OwnerDied, Process, Queue};
 use serde::{Deserialize, Serialize};
 
 use crate::Plan;
-use crate::race::{Race, Results, Sample, Unit};
+use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::word::Words;
 
 pub(crate) fn uncontended(plan: &Plan) -> anyhow::Result<Vec<Results>> {
@@ -33,6 +33,7 @@ pub(crate) fn uncontended(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         Ok(sample)
     });
 
+    race.target(Target::AtMost(12.0));
     let mutex = Mutex::new(0);
     race.enter("std Mutex, threads only", move || {
         *lock_mutex(&mutex) = 0;
@@ -61,6 +62,7 @@ pub(crate) fn contended(plan: &Plan) -> anyhow::Result<Vec<Results>> {
 
     let mut rival = Rival::start()?;
     race.enter("mp Lock, 2 processes", move || rival.measure(slice));
+    race.target(Target::AtLeast(25.0));
 
     let mutex = Mutex::new(0);
     race.enter("std Mutex, 2 threads", move || {
@@ -108,6 +110,7 @@ pub(crate) fn share(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         let (own, other, _) = rival.contend(slice)?;
         Ok(lesser(own, other))
     });
+    race.target(Target::AtLeast(35.0));
 
     let mutex = Mutex::new(0);
     race.enter("std Mutex, 2 threads", move || {

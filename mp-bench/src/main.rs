@@ -43,6 +43,7 @@ use std::io::BufWriter;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
@@ -80,6 +81,7 @@ const SUBJECTS: &[(&str, Subject)] = &[
     ("value", value::increment),
     ("bytes", shared::there_and_back),
     ("bytes-sum", shared::summed),
+    ("bytes-many", shared::many_summed),
     ("pipe", pipe::round_trip),
     ("pipe-bytes", pipe::large_messages),
     ("manager", manager::calls),
@@ -176,8 +178,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let mut results = Vec::new();
     for (name, subject) in SUBJECTS {
         if options.only.is_empty() || options.only.iter().any(|only| only == name) {
-            eprintln!("{name} …");
+            eprint!("{name} …");
+            let begin = Instant::now();
             results.extend(subject(&plan).with_context(|| format!("in subject {name}"))?);
+            eprintln!(" {} s", begin.elapsed().as_secs());
         }
     }
     let report = Report::new(machine, &plan, results);

@@ -7,7 +7,7 @@ use mp::Pool;
 use rayon::prelude::*;
 
 use crate::python::Interpreter;
-use crate::race::{Race, Results, Sample, Unit};
+use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::report::thousands;
 use crate::{Plan, WORKERS, procs};
 
@@ -32,6 +32,7 @@ pub(crate) fn tiny_items(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         check(items, &results?)?;
         Ok(sample)
     });
+    race.target(Target::AtMost(15.0));
 
     let threads = rayon::ThreadPoolBuilder::new()
         .num_threads(WORKERS)
@@ -89,6 +90,7 @@ pub(crate) fn one_by_one(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         check(items, &results?)?;
         Ok(sample)
     });
+    race.target(Target::AtMost(200.0));
     race.enter("crossbeam-channel threads", move || {
         let (sample, results) = Sample::of(count, || map_by_channels(items));
         check(items, &results)?;
@@ -172,6 +174,7 @@ pub(crate) fn texts(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     if let Some(python) = &plan.python {
         let count = plan.count(200_000, 1000);
         enter_python(&mut race, python, "texts", "Python Pool", count)?;
+        race.target(Target::Ratio(1.0 / 8.0));
     }
     Ok(vec![race.run(plan)?])
 }
@@ -210,6 +213,7 @@ pub(crate) fn uneven(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     });
     let ideal = Duration::from_micros(total / WORKERS as u64);
     race.enter("ideal: the sum over two", move || Ok(Sample::new(1, ideal)));
+    race.target(Target::Ratio(1.05));
     let threads = rayon::ThreadPoolBuilder::new()
         .num_threads(WORKERS)
         .build()?;

@@ -32,6 +32,9 @@ pub(crate) fn write(report: &Report) -> anyhow::Result<String> {
          times as long <b>mp</b> takes, or as much, within a round: below 1 it wins.</p>\n",
         escape(&report.circumstances())
     )?;
+    if let Some(verdict) = report.verdict() {
+        writeln!(page, "<p>{}</p>", escape(&verdict))?;
+    }
     for subject in &report.subjects {
         let better = if subject.unit.is_rate() {
             "longer is better"
@@ -83,6 +86,10 @@ fn picture(subject: &Results) -> anyhow::Result<String> {
             if row > 0 {
                 let ratio = ratios(&subject.entrants[0], entrant).median;
                 write!(figure, "   {} ×", number(ratio))?;
+            }
+            let target = subject.target(row);
+            if !target.is_empty() {
+                write!(figure, "   ({target})")?;
             }
             let behind = scale.place(spread.upper).max(end) + 8;
             let style = text(14).pos(Pos::new(HPos::Left, VPos::Center));

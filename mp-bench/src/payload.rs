@@ -8,7 +8,7 @@ use mp::{AnyError, Child, Process, Queue};
 
 use crate::Plan;
 use crate::ipc::BytesConsumer;
-use crate::race::{Race, Results, Sample, Unit};
+use crate::race::{Race, Results, Sample, Target, Unit};
 
 /// Bytes of an item.
 pub(crate) const SIZE: usize = 64 * 1024;
@@ -23,6 +23,7 @@ pub(crate) fn one_to_one(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     let count = plan.count(10_000, 50);
     let mut consumer = Consumer::start()?;
     race.enter("mp Queue", move || consumer.measure(count));
+    race.target(Target::AtLeast(0.4));
     let mut threads = ThreadConsumer::start();
     race.enter("crossbeam-channel threads", move || threads.measure(count));
     let mut ipc = BytesConsumer::start()?;

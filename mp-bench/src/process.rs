@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::ensure;
 use mp::{Process, StartMethod};
 
-use crate::race::{Race, Results, Sample, Unit};
+use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::report::thousands;
 use crate::{Plan, procs};
 
@@ -31,6 +31,7 @@ fn no_op(token: u64) -> u64 {
 pub(crate) fn small_parent(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     let mut race = Race::new("start and join a process", Unit::Microseconds);
     enter_programs(&mut race, plan, StartMethod::Spawn)?;
+    race.target(Target::Ratio(1.1));
     let count = plan.count(20, 2);
     race.enter("procspawn", move || {
         let (sample, right) = Sample::of(count, || {
@@ -63,6 +64,7 @@ pub(crate) fn by_fork_server(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         Unit::Microseconds,
     );
     enter_programs(&mut race, plan, StartMethod::ForkServer)?;
+    race.target(Target::Ratio(0.3));
     if let Some(python) = &plan.python {
         let mut peer = python.start("process", &[1])?;
         let count = plan.count(5, 1);
@@ -82,6 +84,7 @@ pub(crate) fn large_parent(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     );
     let mut race = Race::new(title, Unit::Microseconds);
     enter_programs(&mut race, plan, StartMethod::Spawn)?;
+    race.target(Target::Ratio(1.1));
     let results = race.run(plan)?;
     drop(std::hint::black_box(ballast));
     Ok(vec![results])

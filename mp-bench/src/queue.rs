@@ -11,7 +11,7 @@ use mp::{AnyError, Child, Process, Queue};
 use crate::Plan;
 use crate::ipc::NumberConsumer;
 use crate::payload::check;
-use crate::race::{Race, Results, Sample, Unit};
+use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::report::thousands;
 
 /// The first item of each slice; the others count up. It needs all of 8 bytes in any encoding.
@@ -33,6 +33,7 @@ pub(crate) fn one_to_one(plan: &Plan) -> anyhow::Result<Vec<Results>> {
             (0..count).try_for_each(|index| Ok(items.put(FIRST + index)?))
         })
     });
+    race.target(Target::AtLeast(12.0));
     let mut batches = Consumer::start(Way::Batches)?;
     race.enter(format!("mp Queue, put_many of {BATCH}"), move || {
         batches.measure(count, |items| {
@@ -43,6 +44,7 @@ pub(crate) fn one_to_one(plan: &Plan) -> anyhow::Result<Vec<Results>> {
             Ok(())
         })
     });
+    race.target(Target::AtLeast(60.0));
     let mut thread = ThreadConsumer::start();
     race.enter("crossbeam-channel threads", move || thread.measure(count));
     let mut ipc = NumberConsumer::start()?;

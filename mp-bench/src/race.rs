@@ -12,6 +12,13 @@ use serde::Serialize;
 use crate::Plan;
 use crate::machine::Meter;
 
+/// Rounds that are run of every subject, however long it takes.
+const FEWEST: usize = 5;
+
+/// So long a subject is measured, and not for many more rounds: a whole run is to end within
+/// twenty minutes or so, also where some entrants are slow.
+const MOST: Duration = Duration::from_secs(30);
+
 /// One measurement: seconds an operation, or a figure of another kind in its [`Unit`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample(f64);
@@ -87,6 +94,17 @@ impl Unit {
     }
 }
 
+/// What a figure is to reach.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) enum Target {
+    /// In the unit that is shown.
+    AtMost(f64),
+    /// In the unit that is shown.
+    AtLeast(f64),
+    /// The first entrant takes at most so many times the time of this one, or as much.
+    Ratio(f64),
+}
+
 /// A subject about to be measured. The ratios refer to its first entrant.
 pub(crate) struct Race<'a> {
     title: String,
@@ -97,6 +115,7 @@ pub(crate) struct Race<'a> {
 
 struct Entrant<'a> {
     name: String,
+    target: Option<Target>,
     measure: Box<dyn FnMut() -> anyhow::Result<Sample> + 'a>,
 }
 
@@ -119,8 +138,16 @@ impl<'a> Race<'a> {
     ) {
         self.entrants.push(Entrant {
             name: name.into(),
+            target: None,
             measure: Box::new(measure),
         });
+    }
+
+    /// Says what the figure of the entrant that was added last is to reach.
+    pub(crate) fn target(&mut self, target: Target) {
+        if let Some(last) = self.entrants.last_mut() {
+            last.target = Some(target);
+        }
     }
 
     /// Runs one round that is not counted and then those of the plan, and ends all entrants.
@@ -138,10 +165,15 @@ impl<'a> Race<'a> {
             .iter()
             .map(|entrant| Times {
                 name: entrant.name.clone(),
+                target: entrant.target,
                 samples: Vec::with_capacity(rounds),
             })
             .collect();
+        let begin = Instant::now();
         for round in 0..rounds {
+            if round >= FEWEST && begin.elapsed() > MOST {
+                break;
+            }
             let mut turns: Vec<_> = self.entrants.iter_mut().zip(&mut times).collect();
             if round % 2 == 1 {
                 turns.reverse();
@@ -175,5 +207,6 @@ pub(crate) struct Results {
 #[derive(Debug, Serialize)]
 pub(crate) struct Times {
     pub(crate) name: String,
+    pub(crate) target: Option<Target>,
     pub(crate) samples: Vec<f64>,
 }

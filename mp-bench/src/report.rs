@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::Plan;
 use crate::machine::{self, Machine};
-use crate::race::{Results, Times};
+use crate::race::{Results, Target, Times};
 
 /// All that one run found, with every sample: `--json` writes it as it is.
 #[derive(Debug, Serialize)]
@@ -54,16 +54,76 @@ impl Report {
     pub(crate) fn to_markdown(&self) -> String {
         let mut out = self.circumstances();
         out.push_str("\n\n");
-        out.push_str("| | | median | middle half | mp takes | middle half | CPUs of others |\n");
-        out.push_str("| --- | --- | ---: | ---: | ---: | ---: | ---: |\n");
+        if let Some(verdict) = self.verdict() {
+            let _ = writeln!(out, "{verdict}\n");
+        }
+        out.push_str(
+            "| | | median | middle half | mp takes | middle half | target | CPUs of others |\n",
+        );
+        out.push_str("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n");
         for subject in &self.subjects {
             subject.write_rows(&mut out);
         }
         out
     }
+
+    /// How many targets were met, and which were not; `None` where that would say nothing.
+    pub(crate) fn verdict(&self) -> Option<String> {
+        let all = self.subjects.iter().flat_map(|subject| {
+            let entrants = subject.entrants.iter().enumerate();
+            entrants.filter_map(move |(row, _)| Some((subject, row, subject.is_met(row)?)))
+        });
+        let (met, missed): (Vec<_>, Vec<_>) = all.partition(|&(_, _, is_met)| is_met);
+        let count = met.len() + missed.len();
+        if count == 0 || self.is_quick {
+            return None;
+        }
+        let mut text = format!("{} of {count} targets are met", met.len());
+        for (place, (subject, row, _)) in missed.iter().enumerate() {
+            text.push_str(if place == 0 { "; not " } else { ", nor " });
+            let _ = write!(text, "“{}: {}”", subject.title, subject.entrants[*row].name);
+        }
+        text.push('.');
+        Some(text)
+    }
+}
+
+impl Target {
+    /// As it stands in the table.
+    fn text(self, unit: &str) -> String {
+        match self {
+            Self::AtMost(figure) => format!("≤ {} {unit}", number(figure)),
+            Self::AtLeast(figure) => format!("≥ {} {unit}", number(figure)),
+            Self::Ratio(ratio) => format!("≤ {} ×", number(ratio)),
+        }
+    }
 }
 
 impl Results {
+    /// Whether the entrant in this row reaches its target, if it has one.
+    pub(crate) fn is_met(&self, row: usize) -> Option<bool> {
+        let entrant = self.entrants.get(row)?;
+        let median = || {
+            let figures = entrant.samples.iter().map(|&sample| self.unit.of(sample));
+            Spread::of(figures).median
+        };
+        Some(match entrant.target? {
+            Target::AtMost(most) => median() <= most,
+            Target::AtLeast(least) => median() >= least,
+            Target::Ratio(most) => ratios(&self.entrants[0], entrant).median <= most,
+        })
+    }
+
+    /// The target of a row, and whether it is met.
+    pub(crate) fn target(&self, row: usize) -> String {
+        let target = self.entrants.get(row).and_then(|entrant| entrant.target);
+        let (Some(target), Some(is_met)) = (target, self.is_met(row)) else {
+            return String::new();
+        };
+        let sign = if is_met { "✓" } else { "✗" };
+        format!("{} {sign}", target.text(self.unit.name()))
+    }
+
     fn write_rows(&self, out: &mut String) {
         let Some(first) = self.entrants.first() else {
             return;
@@ -82,16 +142,17 @@ impl Results {
                 unit.name(),
                 figures.middle_half(),
             );
+            let target = self.target(row);
             if is_first {
                 let others = self
                     .cpus_of_others
                     .map_or("?".to_owned(), |cpus| format!("{cpus:.1}"));
-                let _ = writeln!(out, " | | {others} |");
+                let _ = writeln!(out, " | | {target} | {others} |");
             } else {
                 let ratios = ratios(first, entrant);
                 let _ = writeln!(
                     out,
-                    " {} × | {} | |",
+                    " {} × | {} | {target} | |",
                     number(ratios.median),
                     ratios.middle_half()
                 );
@@ -171,6 +232,7 @@ pub(crate) fn thousands(value: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::race::Unit;
 
     #[test]
     fn quartiles_lie_between_neighbours() {
@@ -198,6 +260,7 @@ mod tests {
     fn ratio_is_taken_within_a_round() {
         let times = |samples: &[f64]| Times {
             name: String::new(),
+            target: None,
             samples: samples.to_vec(),
         };
         // The machine was ten times slower in the second round: the ratio is 2 all the same.
@@ -210,6 +273,27 @@ mod tests {
                 upper: 2.0
             }
         );
+    }
+
+    #[test]
+    fn target_is_compared_with_medians() {
+        let entrant = |target, samples: &[f64]| Times {
+            name: String::new(),
+            target: Some(target),
+            samples: samples.to_vec(),
+        };
+        let results = Results {
+            title: String::new(),
+            unit: Unit::MillionsPerSecond,
+            cpus_of_others: None,
+            entrants: vec![
+                // 2, 4 and 5 million a second.
+                entrant(Target::AtLeast(4.0), &[0.5e-6, 0.25e-6, 0.2e-6]),
+                entrant(Target::Ratio(0.4), &[1e-6, 0.5e-6, 0.5e-6]),
+            ],
+        };
+        assert_eq!(results.target(0), "≥ 4.00 M/s ✓");
+        assert_eq!(results.target(1), "≤ 0.40 × ✗");
     }
 
     #[test]

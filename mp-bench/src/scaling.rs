@@ -9,7 +9,7 @@ use anyhow::ensure;
 use mp::Pool;
 
 use crate::Plan;
-use crate::race::{Race, Results, Sample, Unit};
+use crate::race::{Race, Results, Sample, Target, Unit};
 
 /// How long a task sleeps.
 const NAP: Duration = Duration::from_millis(1);
@@ -56,6 +56,8 @@ fn at(plan: &Plan, workers: u64) -> anyhow::Result<[Results; 2]> {
     race.enter("ideal: naps as long as one alone", || {
         Ok(Sample::new(tasks, ideal))
     });
+    let share = if workers > 64 { 0.85 } else { 0.95 };
+    race.target(Target::Ratio(1.0 / share));
     race.enter("threads, which count up", || {
         Ok(Sample::of(tasks, || nap_in_threads(workers, tasks)).0)
     });

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use mp::Pool;
 
-use crate::race::{Race, Results, Sample, Unit};
+use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::report::thousands;
 use crate::{Plan, WORKERS, proc_fs};
 
@@ -40,6 +40,7 @@ pub(crate) fn many_items(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         ensure!(results?.into_iter().eq(1..=part), "results are wrong");
         Ok(sample)
     });
+    race.target(Target::Ratio(1.0 / 0.8));
     let speed = race.run_rounds(plan.rounds.min(5))?;
 
     let mut race = Race::new(
