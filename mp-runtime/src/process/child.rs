@@ -60,6 +60,23 @@ pub(crate) fn take_over(claim: &'static Claim) -> ! {
     if let Some(Extra::ForkServer(control)) = claim.extra {
         zygote::serve(claim, socket, control);
     }
+    if let Err(error) = check_build(claim) {
+        refuse(socket.as_fd(), &error);
+    }
+    begin(claim, socket)
+}
+
+/// As [`take_over`], in a copy of a fork server, which has seen that it is the right build.
+pub(super) fn take_over_copy(claim: &'static Claim) -> ! {
+    INIT_PASSED.store(claim.by_init, Ordering::Relaxed);
+    match sys::fd::inherited(claim.socket) {
+        Ok(socket) => begin(claim, socket),
+        Err(_) => sys::process::exit_now(REFUSED),
+    }
+}
+
+/// Does what the parent wants, and ends.
+fn begin(claim: &Claim, socket: OwnedFd) -> ! {
     let Some(arena) = claim.arena else {
         take_over_isolated(claim, socket);
     };
@@ -79,10 +96,9 @@ pub(crate) fn take_over(claim: &'static Claim) -> ! {
     }
 }
 
-/// As [`take_over`], in a child that shares no memory with its parent.
+/// As [`begin`], in a child that shares no memory with its parent.
 fn take_over_isolated(claim: &Claim, socket: OwnedFd) -> ! {
     let begin = || {
-        check_build(claim)?;
         let link = claim
             .extra
             .map(Extra::fd)
@@ -106,7 +122,7 @@ fn take_over_isolated(claim: &Claim, socket: OwnedFd) -> ! {
 }
 
 /// Makes sure that we are the build that the parent runs.
-fn check_build(claim: &Claim) -> Result<(), Error> {
+pub(super) fn check_build(claim: &Claim) -> Result<(), Error> {
     let own = sys::process::own_fingerprint()
         .map_err(|error| Error::system("could not look at the program's file", error))?;
     if own != claim.fingerprint {
@@ -121,7 +137,6 @@ fn check_build(claim: &Claim) -> Result<(), Error> {
 /// Makes sure that we are who the parent means, and finds out what it wants.
 fn shake_hands(claim: &Claim, arena: RawFd) -> Result<(&'static Program, Message), Error> {
     fault!("child.claimed");
-    check_build(claim)?;
     let arena: OwnedFd = sys::fd::inherited(arena)
         .map_err(|error| Error::system("the shared memory did not arrive", error))?;
     let me = Holder::new(claim.slot, claim.generation);

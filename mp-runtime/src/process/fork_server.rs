@@ -20,7 +20,7 @@ use crate::life::program;
 use crate::shm::buffer::Buffer;
 use crate::sync::raw::Holder;
 use crate::sys;
-use crate::sys::process::{Spawn, Status};
+use crate::sys::process::{Fingerprint, Spawn, Status};
 use crate::sys::startup::{Claim, Extra};
 use crate::task::{Arguments, TaskFn, assert_task, encode_arguments, registry};
 use crate::wire::transfer;
@@ -33,6 +33,8 @@ pub(super) struct Server {
     turn: Mutex<()>,
     life: Arc<Life>,
     recipe: Arc<Recipe>,
+    /// The build that it is.
+    fingerprint: Fingerprint,
     /// The socket whose end of file is its end.
     _socket: OwnedFd,
 }
@@ -251,7 +253,7 @@ impl Server {
             let null = File::open("/dev/null")?;
             let arena = program().map_err(io::Error::other)?.memory();
             let pid = sys::process::spawn(&Spawn {
-                path: &sys::process::executable()?,
+                path: &sys::process::executable(fingerprint)?,
                 argv: &arguments(),
                 envp: &envp,
                 stdio: [Some(null.as_fd()), None, None],
@@ -276,6 +278,7 @@ impl Server {
             turn: Mutex::default(),
             life,
             recipe,
+            fingerprint,
             _socket: socket,
         }))
     }
@@ -283,6 +286,11 @@ impl Server {
     /// The environment of its children, unless they are given another.
     pub(super) fn environment(&self) -> &[CString] {
         &self.recipe.envp
+    }
+
+    /// The build that its children are.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// Has a child made and returns its process id; `None` if the server was gone before.

@@ -61,7 +61,7 @@ fn take(orders: Receiver<Order>) {
 }
 
 fn start(mut request: Request) -> io::Result<Arc<Running>> {
-    let path = sys::process::executable()?;
+    let path = sys::process::executable(request.claim.fingerprint)?;
     request.envp.push(request.claim.to_variable());
     let pid = sys::process::spawn(&Spawn {
         path: &path,

@@ -160,12 +160,15 @@ pub(crate) fn start(
         (_, Job::Isolated { .. }) | (StartMethod::Spawn, _) => None,
         (StartMethod::ForkServer, _) => Some(fork_server::current()?),
     };
-    let fingerprint = crate::sys::process::own_fingerprint().map_err(|error| {
-        Error::not_started(
-            format!("process \"{name}\": could not look at the program's file"),
-            error,
-        )
-    })?;
+    let fingerprint = match &server {
+        Some(server) => server.fingerprint(),
+        None => crate::sys::process::own_fingerprint().map_err(|error| {
+            Error::not_started(
+                format!("process \"{name}\": could not look at the program's file"),
+                error,
+            )
+        })?,
+    };
 
     let holder = program.roster.reserve(&name).ok_or_else(|| {
         Error::limit(format!(

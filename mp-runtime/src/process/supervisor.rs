@@ -34,6 +34,9 @@ struct Supervisor {
 struct Watched {
     next: u64,
     things: HashMap<u64, Thing>,
+    /// When the thread wakes up if nothing happens: who needs it before, or finds nothing here,
+    /// wakes it.
+    wakes_at: Option<Instant>,
     /// Processes whose parent died and that cannot be watched, for want of descriptors, say.
     unwatched: Vec<Unwatched>,
 }
@@ -99,9 +102,16 @@ pub(super) fn watch(running: &Arc<Running>) -> io::Result<()> {
             watched.add(Thing::Stderr(running.clone()));
         }
     });
+    let is_awake_in_time = match (watched.wakes_at, running.start_by) {
+        (_, None) => true,
+        (Some(at), Some(by)) => at <= by,
+        (None, Some(_)) => false,
+    };
     drop(watched);
-    // It may have to wake up for the handshake's deadline. The child is watched even if that fails.
-    let _ = supervisor.poller.wake();
+    if !is_awake_in_time {
+        // For the handshake's deadline. The child is watched even if that fails.
+        let _ = supervisor.poller.wake();
+    }
     Ok(())
 }
 
@@ -259,6 +269,24 @@ impl Supervisor {
     }
 }
 
+impl Supervisor {
+    /// Begins to look at what is watched: from now on whoever watches more wakes the thread. Returns
+    /// up to where it sees all.
+    fn begin_look(&self) -> u64 {
+        let mut watched = self.watched();
+        watched.wakes_at = None;
+        watched.next
+    }
+
+    /// Notes until when the thread sleeps, unless there is more to look at.
+    fn end_look(&self, seen: u64, wakes_at: Option<Instant>) {
+        let mut watched = self.watched();
+        if watched.next == seen {
+            watched.wakes_at = wakes_at;
+        }
+    }
+}
+
 impl Watched {
     fn add(&mut self, thing: Thing) -> u64 {
         let token = self.next;
@@ -274,9 +302,24 @@ fn run() {
     };
     sys::signal::block_signals();
     let mut tokens = Vec::new();
+    // One look at starts more than need be: children that are started until then, one after the
+    // other, need not wake this thread, since it does so by itself before any of them is late.
+    let mut look_at: Option<Instant> = None;
     loop {
-        let timeouts = [enforce_starts(), look_at_unwatched(supervisor)];
-        let timeout = timeouts.into_iter().flatten().min();
+        let seen = supervisor.begin_look();
+        let starts = enforce_starts();
+        let now = Instant::now();
+        look_at = match (look_at.filter(|at| *at > now), starts) {
+            (None, Some(left)) => now.checked_add(left),
+            (Some(at), Some(left)) => Some(now.checked_add(left).map_or(at, |by| by.min(at))),
+            (at, None) => at,
+        };
+        let starts = look_at.map(|at| at.duration_since(now));
+        let timeout = [starts, look_at_unwatched(supervisor)]
+            .into_iter()
+            .flatten()
+            .min();
+        supervisor.end_look(seen, timeout.and_then(|timeout| now.checked_add(timeout)));
         if supervisor.poller.wait(&mut tokens, timeout).is_err() {
             // Out of kernel memory, say: children can still be joined, so go on, but not hot.
             std::thread::sleep(Duration::from_millis(10));

@@ -41,6 +41,9 @@ pub(super) fn serve(claim: &'static Claim, socket: OwnedFd, control: RawFd) -> !
         .as_ref()
         .err()
         .map(|error| format!("the shared memory could not be mapped: {error}"));
+    // For all children: they are copies of this process.
+    let build = child::check_build(claim).err();
+    let unfit = build.map(|error| format!("{error:#}")).or(unfit);
     let unfit = preload(control.as_fd()).err().or(unfit);
     loop {
         let (bytes, fds) = match sys::fd::receive_packet(control.as_fd(), MOST) {
@@ -136,5 +139,5 @@ fn begin(server: &'static Claim, order: Order, parts: Parts<OwnedFd>) -> ! {
     };
     // Taken over by who takes over.
     std::mem::forget((socket, region));
-    child::take_over(Box::leak(Box::new(claim)))
+    child::take_over_copy(Box::leak(Box::new(claim)))
 }

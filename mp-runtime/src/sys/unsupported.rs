@@ -274,7 +274,7 @@ pub(crate) mod process {
         unsupported()
     }
 
-    pub(crate) fn executable() -> io::Result<CString> {
+    pub(crate) fn executable(_own: Fingerprint) -> io::Result<CString> {
         unsupported()
     }
 

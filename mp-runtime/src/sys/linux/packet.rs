@@ -86,11 +86,12 @@ pub(crate) fn receive_packet(
     socket: BorrowedFd<'_>,
     max: usize,
 ) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; max];
+    // Not filled with zeros: a fork server would touch pages that its children share, each time.
+    let mut bytes: Vec<u8> = Vec::with_capacity(max);
     let mut control = [0_u64; CONTROL_WORDS];
     let mut part = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
+        iov_len: max,
     };
     let mut message = message(&mut part);
     message.msg_control = control.as_mut_ptr().cast();
@@ -106,7 +107,8 @@ pub(crate) fn receive_packet(
     if received == 0 {
         return Ok(None);
     }
-    bytes.truncate(received as usize);
+    // SAFETY: the kernel has written so many, and says no more than there was room for.
+    unsafe { bytes.set_len(received as usize) };
     Ok(Some((bytes, fds)))
 }
 

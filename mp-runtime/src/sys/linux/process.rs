@@ -8,7 +8,8 @@
 
 use std::{
     ffi::{CString, OsStr},
-    fs, io,
+    fs,
+    io::{self, Read},
     mem::MaybeUninit,
     os::{
         fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
@@ -288,8 +289,9 @@ struct Stat {
 
 impl Stat {
     fn read(pid: u32) -> io::Result<Stat> {
-        let bytes = fs::read(format!("/proc/{pid}/stat"))?;
-        Stat::parse(&bytes).ok_or_else(|| {
+        let mut buffer = [0; 1024];
+        let bytes = read_text(format!("/proc/{pid}/stat"), &mut buffer)?;
+        Stat::parse(bytes).ok_or_else(|| {
             let text = format!("/proc/{pid}/stat is not in the known format");
             io::Error::new(io::ErrorKind::InvalidData, text)
         })
@@ -310,16 +312,30 @@ impl Stat {
     }
 }
 
+/// Reads a text of the kernel's, as far as there is room: by fewer calls than where its size is
+/// unknown.
+pub(super) fn read_text(path: impl AsRef<Path>, buffer: &mut [u8]) -> io::Result<&[u8]> {
+    let mut file = fs::File::open(path)?;
+    let mut len = 0;
+    loop {
+        match file.read(&mut buffer[len..])? {
+            0 => return Ok(&buffer[..len]),
+            read => len += read,
+        }
+    }
+}
+
 /// Makes a process a likelier victim than this one when the machine runs out of memory.
 ///
 /// Best effort: without it, `mp` works as well, until the kernel chooses the parent.
 pub(crate) fn raise_oom_score(pid: u32) {
     /// The highest score there is.
     const HIGHEST: i32 = 1000;
-    let own = fs::read_to_string("/proc/self/oom_score_adj");
+    let mut buffer = [0; 16];
+    let own = read_text("/proc/self/oom_score_adj", &mut buffer);
     let own = own
         .ok()
-        .and_then(|text| text.trim().parse().ok())
+        .and_then(|text| str::from_utf8(text).ok()?.trim().parse().ok())
         .unwrap_or(0);
     // Half of the scale for each generation, so that grandchildren go before children.
     let score = HIGHEST.min(own + HIGHEST / 2);
@@ -342,14 +358,13 @@ fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
     })
 }
 
-/// Returns a path that executes this program again.
+/// Returns a path that executes this program again, whose file is `own`.
 ///
 /// Its own path where that still leads to it: a process started through `/proc/self/exe` is called
 /// "exe", and valgrind and qemu refuse it.
-pub(crate) fn executable() -> io::Result<CString> {
+pub(crate) fn executable(own: Fingerprint) -> io::Result<CString> {
     // Where a file was deleted the link has this appended, and might then name another file.
     let deleted = |path: &OsStr| path.as_bytes().ends_with(b" (deleted)");
-    let own = own_fingerprint()?;
     let path = fs::read_link(OWN_FILE)?;
     if !deleted(path.as_os_str()) && fingerprint(&path).is_ok_and(|found| found == own) {
         return Ok(CString::new(path.into_os_string().into_vec())?);
@@ -591,7 +606,7 @@ mod tests {
 
     #[test]
     fn this_program_knows_its_file() {
-        let path = executable().unwrap();
+        let path = executable(own_fingerprint().unwrap()).unwrap();
         assert_eq!(
             path.to_str().unwrap(),
             std::env::current_exe().unwrap().to_str().unwrap()

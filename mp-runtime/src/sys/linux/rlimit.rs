@@ -208,7 +208,12 @@ fn data_size() -> Option<u64> {
 /// asks, so it is one file that is read, and not `/proc/vmstat`, which takes long, unless it must be.
 pub(crate) fn out_of_memory_kills() -> u64 {
     static TELLS: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let read = |path: &PathBuf| kills_in(&fs::read_to_string(path).ok()?);
+    let read = |path: &PathBuf| {
+        // Room for all of `/proc/vmstat` as well.
+        let mut buffer = [0; 16 * 1024];
+        let text = super::process::read_text(path, &mut buffer).ok()?;
+        kills_in(str::from_utf8(text).ok()?)
+    };
     let tells = TELLS.get_or_init(|| {
         super::limits::group_paths("", "memory.events")
             .into_iter()
