@@ -75,6 +75,8 @@ pub(crate) enum ErrorKind {
     NotStarted,
     /// The operating system refused something.
     System,
+    /// Other machines cannot be reached, or refuse us.
+    Cluster,
     /// A task failed.
     Task,
     /// An error of the user's, see [`AnyError`].
@@ -90,6 +92,11 @@ enum Cause {
 }
 
 impl Error {
+    /// Whether the workers of other machines could not be reached, or refused us.
+    pub fn is_cluster(&self) -> bool {
+        self.0.kind == ErrorKind::Cluster
+    }
+
     /// Whether the function is not a task, or no task of this program has that name.
     pub fn is_unknown_task(&self) -> bool {
         self.0.kind == ErrorKind::UnknownTask

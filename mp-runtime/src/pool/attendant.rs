@@ -466,7 +466,7 @@ impl Attendant {
     fn store(&mut self, job: &Job, count: u32) -> bool {
         let mut block = self.to_block();
         if block.is_err() {
-            self.give_up_results(count);
+            self.results = give_up_large(&self.results, count);
             block = self.to_block();
         }
         while block.is_err() && !self.attendance.is_ending() && self.pool.stop().is_none() {
@@ -480,25 +480,6 @@ impl Attendant {
             }
             Err(Full) => false,
         }
-    }
-
-    /// Replaces each result that is not small by the news that there is no room for it.
-    fn give_up_results(&mut self, count: u32) {
-        let mut kept = Buffer::new();
-        let mut records = self.results.as_slice();
-        for _ in 0..count {
-            let before = records;
-            let Some((_, payload)) = read_record(&mut records) else {
-                break;
-            };
-            let record = &before[..before.len() - records.len()];
-            let refused = match payload.len() > 512 {
-                true => call::write_out_of_memory(&mut kept).is_ok(),
-                false => kept.write(record).is_ok(),
-            };
-            debug_assert!(refused, "private memory has no end that it tells of");
-        }
-        self.results = kept.as_slice().to_vec();
     }
 
     fn to_block(&self) -> Result<BlockId, Full> {
@@ -525,6 +506,24 @@ impl Attendant {
             _ => Err(Broken::Senseless),
         }
     }
+}
+
+/// Replaces each result that is not small by the news that there is no room for it.
+pub(super) fn give_up_large(mut results: &[u8], count: u32) -> Vec<u8> {
+    let mut kept = Buffer::new();
+    for _ in 0..count {
+        let before = results;
+        let Some((_, payload)) = read_record(&mut results) else {
+            break;
+        };
+        let record = &before[..before.len() - results.len()];
+        let refused = match payload.len() > 512 {
+            true => call::write_out_of_memory(&mut kept).is_ok(),
+            false => kept.write(record).is_ok(),
+        };
+        debug_assert!(refused, "private memory has no end that it tells of");
+    }
+    kept.as_slice().to_vec()
 }
 
 /// Adds an outcome that has arrived to the results; false if it is none.

@@ -8,6 +8,7 @@ use super::Pool;
 use super::drain;
 use super::events::{Listener, PoolEvent};
 use super::inner::{Inner, Settings};
+use super::remote::{self, Remote};
 use super::retries::Retries;
 use super::wire;
 use crate::error::{Error, ErrorKind};
@@ -469,6 +470,14 @@ impl PoolBuilder {
     /// If there are to be no workers, if one cannot be started (those that were are ended), if the
     /// initializer is not a task or its arguments could not be encoded, or if there is no memory.
     pub fn build(&self) -> Result<Pool, Error> {
+        match remote::connect(self) {
+            Some(connected) => connected,
+            None => self.build_over(None),
+        }
+    }
+
+    /// As [`build`](Self::build), with workers of this machine, or those to which `remote` leads.
+    pub(super) fn build_over(&self, remote: Option<Remote>) -> Result<Pool, Error> {
         #[cfg(feature = "sandbox")]
         if self.settings.sandbox.is_some() {
             crate::Sandbox::check()?;
@@ -487,14 +496,23 @@ impl PoolBuilder {
         }
         settings.cpu_affinity = sys::process::affinity().ok();
         settings.nice = sys::process::nice().ok();
+        if remote.is_some() {
+            // Nothing of the program's memory is with them.
+            settings.is_isolated = true;
+        }
         let mut inner = Inner::new(settings, workers)?;
+        inner.remote = remote;
         match &self.initializer {
             Some(Ok(initializer)) => initializer.install(&mut inner)?,
             Some(Err(error)) => return Err(error.clone()),
             None => {}
         }
         let pool = Pool::over(Arc::new(inner));
-        if let Err(error) = pool.inner.fill_crew() {
+        let started = match pool.inner.remote {
+            Some(_) => remote::dispatch(&pool.inner),
+            None => pool.inner.fill_crew(),
+        };
+        if let Err(error) = started {
             pool.inner.end();
             return Err(error);
         }

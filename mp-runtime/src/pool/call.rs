@@ -270,6 +270,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             .window
             .map_or(u64::MAX, |window| window / (2 * workers));
         let most = share.min(settings.max_tasks.unwrap_or(u64::MAX));
+        let sizer = Sizer::new(settings.chunk_size, most, workers);
         Self {
             pool,
             task,
@@ -279,7 +280,10 @@ impl<'p, R: Transfer> Call<'p, R> {
             chunks: VecDeque::new(),
             running: 0,
             bytes: 0,
-            sizer: Sizer::new(settings.chunk_size, most, workers),
+            sizer: match pool.carrier() {
+                Some(_) => sizer.remote(),
+                None => sizer,
+            },
             pulled: 0,
             delivered: 0,
             is_exhausted: false,

@@ -7,6 +7,8 @@ use super::job::MOST_ITEMS;
 /// What a job should take: long against what it costs to hand it over, short against what a
 /// caller would notice.
 const TARGET: Duration = Duration::from_millis(1);
+/// The same where jobs go to another machine.
+const REMOTE_TARGET: Duration = Duration::from_millis(20);
 /// How much larger the next job may be than those whose time is known.
 const GROWTH: u64 = 8;
 /// Items of a job at most.
@@ -26,6 +28,8 @@ pub(super) struct Sizer {
     size: u64,
     /// Nanoseconds that an item takes, as far as is known.
     each: Option<f64>,
+    /// What a job should take.
+    target: Duration,
 }
 
 impl Sizer {
@@ -38,6 +42,15 @@ impl Sizer {
             // One, so that a few long items go to as many workers.
             size: 1,
             each: None,
+            target: TARGET,
+        }
+    }
+
+    /// For workers on other machines.
+    pub(super) fn remote(self) -> Self {
+        Self {
+            target: REMOTE_TARGET,
+            ..self
         }
     }
 
@@ -62,7 +75,7 @@ impl Sizer {
         let weight = if each > known { 0.5 } else { 0.25 };
         let each = known + (each - known) * weight;
         self.each = Some(each);
-        let wish = (TARGET.as_nanos() as f64 / each.max(0.1)) as u64;
+        let wish = (self.target.as_nanos() as f64 / each.max(0.1)) as u64;
         self.size = wish
             .clamp(1, MAX_ITEMS)
             .min(items.saturating_mul(GROWTH).max(self.size));

@@ -12,6 +12,7 @@ use super::events::Listener;
 use super::failure::{self, Cause, Death};
 use super::job::{JOBS, Outlook, Withdrawal};
 use super::region::{CLOSED, Memory, STOPPED};
+use super::remote::Remote;
 use super::stats::Totals;
 use super::supervisor::Crew;
 use super::terms::Terms;
@@ -71,6 +72,8 @@ pub(super) struct Inner {
     pub(super) program: &'static Program,
     pub(super) memory: Memory,
     pub(super) settings: Settings,
+    /// What takes its jobs to workers elsewhere, if that is where they are.
+    pub(super) remote: Option<Remote>,
     /// For those who start workers.
     pub(super) this: OnceLock<Weak<Inner>>,
     /// How many workers there are meant to be, at most.
@@ -151,6 +154,7 @@ impl Inner {
             program,
             memory,
             settings,
+            remote: None,
             this: OnceLock::new(),
             workers: AtomicUsize::new(workers),
             is_short: AtomicBool::new(true),
@@ -190,7 +194,10 @@ impl Inner {
 
     /// How many workers there are meant to be, at most.
     pub(super) fn workers(&self) -> usize {
-        self.workers.load(Ordering::Relaxed)
+        match self.carrier() {
+            Some(carrier) => carrier.workers().max(1),
+            None => self.workers.load(Ordering::Relaxed),
+        }
     }
 
     // Calls.
@@ -384,6 +391,7 @@ impl Inner {
             Withdrawal::IsRunning => {
                 // It stops after the item that it is at. Whatever it was by now, it is still ours.
                 self.memory.job(index).count.store(0, Ordering::Relaxed);
+                self.withdraw_remotely(index);
                 self.leave_behind(index);
             }
         }
@@ -399,6 +407,7 @@ impl Inner {
             // From here on the worker cannot commit the job, and takes no other: the kill hits
             // nothing else.
             fault!("pool.doomed");
+            self.cancel_remotely(index);
             self.leave_behind(index);
             self.kill_in_time(worker);
         } else {

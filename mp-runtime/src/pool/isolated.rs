@@ -117,7 +117,7 @@ impl Isolated {
     fn keep_to_limit(&self, tag: Tag, out: &mut Buffer) {
         let limit = match tag {
             Tag::Value => self.setup.result_limit,
-            Tag::Panic | Tag::NotDecoded | Tag::NotEncoded => {
+            Tag::Panic | Tag::NotDecoded | Tag::NotEncoded | Tag::Failed => {
                 self.setup.result_limit.max(link::MOST_TEXT)
             }
         };

@@ -372,6 +372,11 @@ impl Job {
         }
     }
 
+    /// Which use of the entry this is.
+    pub(super) fn epoch(&self) -> u64 {
+        self.word().epoch()
+    }
+
     /// How often the present first item was handed to a worker before.
     pub(super) fn attempt(&self) -> u8 {
         self.word().attempt()

@@ -5,6 +5,7 @@ use super::call::{Call, Items, Order, Patience, Source, State};
 use super::inner::Stop;
 use crate::error::{Error, TaskError};
 use crate::shm::buffer::Buffer;
+use crate::task::registry::Entry;
 use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments, registry};
 use crate::wire::codec;
 
@@ -289,6 +290,11 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
+        if let Some(carrier) = self.inner.carrier() {
+            let task = registry::by_type::<F>()?;
+            let encode = |out: &mut Buffer| encode_arguments(&arguments, out);
+            return self.broadcast_remotely(carrier, task, encode);
+        }
         let call = self.call::<F, R>(Order::Input)?;
         let workers = self.inner.staying();
         let each = std::iter::repeat_n(&arguments, workers.len());
@@ -299,7 +305,15 @@ impl Pool {
 
     /// Begins a call of the task that `F` is.
     pub(super) fn call<F: 'static, R: Transfer>(&self, order: Order) -> Result<Call<'_, R>, Error> {
-        let task = registry::by_type::<F>()?;
+        self.call_of(registry::by_type::<F>()?, order)
+    }
+
+    /// Begins a call of `task`.
+    pub(super) fn call_of<R: Transfer>(
+        &self,
+        task: &'static Entry,
+        order: Order,
+    ) -> Result<Call<'_, R>, Error> {
         let terms = self.terms.of_call(task, &self.inner.settings.terms);
         let number = self.inner.enter_watched(&terms)?;
         Ok(Call::new(&self.inner, task, number, order, terms))
@@ -350,7 +364,7 @@ pub(super) fn results<R: Transfer>(
 }
 
 /// Runs a call to its end and returns every outcome, in the order of the items.
-fn outcomes<R: Transfer>(
+pub(super) fn outcomes<R: Transfer>(
     call: &mut Call<'_, R>,
     source: &mut impl Source,
 ) -> Vec<Result<R, TaskError>> {

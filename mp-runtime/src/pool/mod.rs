@@ -16,6 +16,8 @@
 //! - [`isolated`]: the child's loop of an isolated worker.
 //! - [`attendant`]: the thread of the parent that stands between it and the pool's memory.
 //! - [`link`]: the socket between the two.
+//! - [`remote`]: a pool whose workers are on other machines, and the thread that sends jobs there.
+//! - [`encoded`]: calls that come from another machine.
 //! - [`inner`]: what the threads of the parent share.
 //! - [`supervisor`]: workers started, watched, replaced, ended.
 //! - [`rest`]: the pause before more of those that came to nothing.
@@ -44,6 +46,7 @@ mod chunk;
 mod current;
 mod drain;
 mod driver;
+pub(crate) mod encoded;
 mod events;
 mod failure;
 mod global;
@@ -58,6 +61,7 @@ mod map;
 mod progress;
 mod reduce;
 mod region;
+pub(crate) mod remote;
 mod rest;
 mod retries;
 mod seat;

@@ -43,11 +43,12 @@ impl Pool {
             std::iter::once(arguments),
             encode_arguments as fn(&A, &mut Buffer) -> _,
         );
-        let finish = |mut results: Vec<R>| match results.pop() {
-            Some(result) => result,
+        let finish = |mut outcomes: Outcomes<R>| match outcomes.pop() {
+            Some(outcome) => outcome,
             None => unreachable!("a call that is over has an outcome for each item"),
         };
-        self.hand_over::<F, _, R, R>(source, true, finish)
+        let task = registry::by_type::<F>()?;
+        self.hand_over(task, source, true, finish)
     }
 
     /// As [`map`](Self::map), but returns at once, with a handle of the call. The items are pulled
@@ -85,7 +86,7 @@ impl Pool {
         let _ = task;
         let encode = encode_item as fn(&A, &mut Buffer) -> _;
         let source = Items::new(pull(items), encode);
-        self.hand_over::<F, _, R, _>(source, false, |results| results)
+        self.hand_over(registry::by_type::<F>()?, source, false, all)
     }
 
     /// As [`starmap`](Self::starmap), but returns at once, with a handle of the call. The items are
@@ -121,22 +122,22 @@ impl Pool {
         let _ = task;
         let encode = encode_arguments as fn(&A, &mut Buffer) -> _;
         let source = Items::new(pull(items), encode);
-        self.hand_over::<F, _, R, _>(source, false, |results| results)
+        self.hand_over(registry::by_type::<F>()?, source, false, all)
     }
 
-    /// Hands a call to the driver; `finish` makes its value of the results of all items.
-    fn hand_over<F: 'static, S, R, V>(
+    /// Hands a call to the driver; `finish` makes its value of the outcomes of all items.
+    pub(super) fn hand_over<S, R, V>(
         &self,
+        task: &'static Entry,
         source: S,
         is_single: bool,
-        finish: fn(Vec<R>) -> V,
+        finish: Finish<R, V>,
     ) -> Result<Job<V>, Error>
     where
         S: Source + Send + 'static,
         R: Transfer + Send,
         V: Send + 'static,
     {
-        let task = registry::by_type::<F>()?;
         // The driver's calls have a bell in common, and need no number of their own.
         let terms = self.terms.of_call(task, &self.inner.settings.terms);
         self.inner.enter_watched(&terms)?;
@@ -157,6 +158,17 @@ impl Pool {
     }
 }
 
+/// What came of the items of a call, in their order.
+pub(super) type Outcomes<R> = Vec<Result<R, TaskError>>;
+
+/// Makes the value of a call of the outcomes of its items, or tells the failure that is the call's.
+type Finish<R, V> = fn(Outcomes<R>) -> Result<V, TaskError>;
+
+/// All results, or the first failure in order.
+fn all<R>(outcomes: Outcomes<R>) -> Result<Vec<R>, TaskError> {
+    outcomes.into_iter().collect()
+}
+
 /// Pulls all items.
 fn pull<A>(items: impl IntoIterator<Item = A>) -> std::vec::IntoIter<A> {
     items.into_iter().collect::<Vec<_>>().into_iter()
@@ -168,7 +180,7 @@ struct Handed<S, R, V> {
     terms: Terms,
     source: S,
     is_single: bool,
-    finish: fn(Vec<R>) -> V,
+    finish: Finish<R, V>,
     shared: Arc<Shared<V>>,
 }
 
@@ -194,8 +206,7 @@ where
         Box::new(Underway {
             call: Some(call),
             source: self.source,
-            results: Vec::new(),
-            failure: None,
+            outcomes: Vec::new(),
             finish: self.finish,
             shared: self.shared,
         })
@@ -207,10 +218,8 @@ struct Underway<'p, S, R, V> {
     /// Until it is over.
     call: Option<Call<'p, R>>,
     source: S,
-    results: Vec<R>,
-    /// Of the first item in order that failed.
-    failure: Option<TaskError>,
-    finish: fn(Vec<R>) -> V,
+    outcomes: Outcomes<R>,
+    finish: Finish<R, V>,
     shared: Arc<Shared<V>>,
 }
 
@@ -224,13 +233,8 @@ where
         let Some(call) = &mut self.call else {
             return State::Over;
         };
-        let (results, failure) = (&mut self.results, &mut self.failure);
-        let sink = &mut |outcome| match outcome {
-            Ok(value) => results.push(value),
-            Err(error) => {
-                failure.get_or_insert(error);
-            }
-        };
+        let outcomes = &mut self.outcomes;
+        let sink = &mut |outcome| outcomes.push(outcome);
         // Nothing is put out for a job that is cancelled before it begins.
         let mut is_over = false;
         for _ in 0..2 {
@@ -241,19 +245,17 @@ where
                 || is_wanted
                     && call.drive(&mut self.source, sink, 0, false, Patience::None) == State::Over;
         }
-        let result = match (is_over, self.failure.take()) {
-            (true, None) => Ok(()),
-            (true, Some(error)) => Err(explain(call, error)),
-            (false, failure) if !self.shared.is_cancelled() => {
-                self.failure = failure;
-                return State::UnderWay;
-            }
-            (false, _) => Err(call.cancel().into()),
+        if !is_over && !self.shared.is_cancelled() {
+            return State::UnderWay;
+        }
+        let outcomes = std::mem::take(&mut self.outcomes);
+        let result = match is_over {
+            true => (self.finish)(outcomes).map_err(|error| explain(call, error)),
+            false => Err(call.cancel().into()),
         };
         // It is over for the pool before anybody learns of it.
         self.call = None;
-        let results = std::mem::take(&mut self.results);
-        self.shared.finish(result.map(|()| (self.finish)(results)));
+        self.shared.finish(result);
         State::Over
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Crew {
     finished: u64,
     /// No workers are started before, since those before them came to nothing.
     pub(super) rest: Option<Deadline>,
+    /// Whether a thread hands jobs to workers elsewhere.
+    pub(super) is_dispatching: bool,
 }
 
 /// A worker that has not ended, as far as is known.
@@ -141,6 +143,9 @@ impl Inner {
     /// How many workers there should be now: all, or if they come on demand one for each job that
     /// is out.
     fn wanted(&self, workers: usize) -> usize {
+        if self.remote.is_some() {
+            return 0;
+        }
         if self.settings.idle_timeout.is_none() {
             return workers;
         }
@@ -177,6 +182,11 @@ impl Inner {
 
     /// Makes the pool larger or smaller.
     pub(super) fn resize(&self, workers: usize) -> Result<(), Error> {
+        if self.remote.is_some() {
+            return Err(Error::unsupported(
+                "the workers of this pool are elsewhere: their number changes as machines join and leave",
+            ));
+        }
         let mut crew = lock(&self.crew);
         if !self.needs_workers() || self.is_closed() {
             return Err(failure::closed());
@@ -524,7 +534,10 @@ impl Inner {
     /// Waits until no worker is left; false if `deadline` came first.
     pub(super) fn wait_for_crew(&self, deadline: Deadline) -> bool {
         let mut crew = lock(&self.crew);
-        while !crew.live.is_empty() || (crew.rest.is_some() && self.needs_workers()) {
+        while !crew.live.is_empty()
+            || crew.is_dispatching
+            || (crew.rest.is_some() && self.needs_workers())
+        {
             if deadline.has_passed() {
                 return false;
             }

@@ -4,10 +4,10 @@
 //! payload. The header is little endian, `{ length: 28 bits, tag: 4 bits }`, where the length
 //! [`LONG`] says that the length itself follows, in 64 bits.
 
-use std::any::type_name;
+use std::any::{Any, type_name};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::panic;
 use super::registry::Entry;
@@ -114,12 +114,15 @@ pub(crate) enum Tag {
     NotDecoded = 2,
     /// The result could not be encoded; the payload is a [`Refusal`].
     NotEncoded = 3,
+    /// It failed on another machine; the payload is the [`TaskError`].
+    Failed = 4,
 }
 
 impl Tag {
     fn from_bits(bits: u32) -> Option<Self> {
-        [Self::Value, Self::Panic, Self::NotDecoded, Self::NotEncoded]
-            .into_iter()
+        let tags = [Self::Value, Self::Panic, Self::NotDecoded, Self::NotEncoded];
+        tags.into_iter()
+            .chain([Self::Failed])
             .find(|tag| *tag as u32 == bits)
     }
 }
@@ -189,6 +192,13 @@ pub(crate) fn write_out_of_memory(out: &mut Buffer) -> Result<(), EncodeError> {
     refusal.out_of_memory = true;
     fill_refusal(refusal, &record, out)?;
     Ok(record.close(Tag::NotEncoded, out)?)
+}
+
+/// Appends a record that says what happened to a task elsewhere.
+pub(crate) fn write_error(error: &TaskError, out: &mut Buffer) -> Result<(), EncodeError> {
+    let record = Record::open(out)?;
+    record.fill(error, out)?;
+    Ok(record.close(Tag::Failed, out)?)
 }
 
 /// Writes why a call brought no result into the open record.
@@ -363,6 +373,14 @@ pub(crate) fn decode_result<R: DeserializeOwned + 'static>(
     if tag != Tag::Value {
         return Err(failure(tag, payload));
     }
+    let mut passing: Option<R> = None;
+    let place: &mut dyn Any = &mut passing;
+    if let Some(place) = place.downcast_mut() {
+        *place = Some(Encoded(payload.to_vec()));
+    }
+    if let Some(value) = passing {
+        return Ok(value);
+    }
     let bytes = payload;
     match codec::decode(&mut payload) {
         Ok(value) if payload.is_empty() => Ok(value),
@@ -370,6 +388,11 @@ pub(crate) fn decode_result<R: DeserializeOwned + 'static>(
         Err(error) => Err(not_decoded::<R>(bytes, error)),
     }
 }
+
+/// A result of a type that is not known here, as its bytes: it only passes through, and is never
+/// encoded or decoded as a value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encoded(pub(crate) Vec<u8>);
 
 #[cold]
 fn left_over(rest: &[u8]) -> DecodeError {
@@ -391,6 +414,10 @@ fn not_decoded<R>(bytes: &[u8], error: DecodeError) -> TaskError {
 #[cold]
 fn failure(tag: Tag, mut payload: &[u8]) -> TaskError {
     let failure = match tag {
+        Tag::Failed => match codec::decode(&mut payload) {
+            Ok(error) => return error,
+            Err(error) => Err(error),
+        },
         Tag::Panic => codec::decode(&mut payload).map(TaskFailure::Panic),
         Tag::NotEncoded => codec::decode(&mut payload).map(TaskFailure::NotEncoded),
         Tag::NotDecoded | Tag::Value => codec::decode(&mut payload).map(TaskFailure::NotDecoded),

@@ -1,0 +1,384 @@
+//! A pool whose workers are elsewhere: its jobs leave through a [`Carrier`], their outcomes come back
+//! through it.
+//!
+//! To its callers it is a pool as any other. In the place of its workers there is the *dispatcher*, a
+//! thread that claims every job as it is offered, in the name of this process, and gives it to the
+//! carrier as a [`Shipment`]. As with isolated workers nothing of the program's memory is shared and
+//! nothing that comes back is believed before it was checked; see "Pools whose workers are elsewhere"
+//! in `pool/README.md`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::attendant::give_up_large;
+use super::encoded::{pack_lost, pack_refusals};
+use super::failure;
+use super::inner::{Inner, lock};
+use super::job::{Early, Finish, JOBS, Job, Progress, Running};
+use super::region::{CLOSED, STOPPED};
+use super::{Pool, PoolBuilder, wire};
+use crate::deadline::Deadline;
+use crate::error::{Error, TaskError};
+use crate::loom::Ordering;
+use crate::shm::BlockId;
+use crate::shm::buffer::{Buffer, Full};
+use crate::sync::raw::Peers;
+use crate::sys;
+use crate::task::Transfer;
+use crate::task::call::{self, read_record};
+use crate::task::registry::Entry;
+use crate::wire::codec::EncodeError;
+use crate::wire::transfer;
+
+/// What takes jobs to where they are run. Its methods return at once and run on threads that hold
+/// no lock of the pool.
+pub trait Carrier: Send + Sync + 'static {
+    /// Takes a job over.
+    fn ship(&self, shipment: Shipment);
+
+    /// Nobody wants the outcome of that shipment any more: it need not be begun.
+    fn withdraw(&self, id: u64);
+
+    /// That shipment is to end, also if it has begun.
+    fn cancel(&self, id: u64);
+
+    /// Calls a task once in each worker there is, and returns the outcomes, as records one behind the
+    /// other; `argument` is the record of its arguments.
+    ///
+    /// # Errors
+    ///
+    /// The workers cannot be reached.
+    fn broadcast(
+        &self,
+        task: &str,
+        argument: &[u8],
+        limit: Option<Duration>,
+    ) -> Result<Vec<u8>, Error>;
+
+    /// How many workers there are.
+    fn workers(&self) -> usize;
+
+    /// No more jobs come, and those that are out are not wanted any more.
+    fn close(&self);
+}
+
+/// The carrier of a pool.
+pub(super) struct Remote(pub(super) Arc<dyn Carrier>);
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Remote")
+    }
+}
+
+/// A job on its way: some items of one call. One that is dropped fails all of them as lost.
+pub struct Shipment {
+    pool: Arc<Inner>,
+    index: u32,
+    /// Until it is over.
+    running: Option<Running>,
+}
+
+impl Shipment {
+    /// A number that no other shipment of the pool has.
+    pub fn id(&self) -> u64 {
+        id_of(self.job(), self.index)
+    }
+
+    /// The task's name.
+    pub fn task(&self) -> &str {
+        self.contents().map_or("", |(task, _)| task)
+    }
+
+    /// The arguments of its items, as records one behind the other, and how many they are.
+    pub fn items(&self) -> (u32, &[u8]) {
+        let job = self.job();
+        let first = job.first.load(Ordering::Relaxed);
+        // None any more if its caller has gone.
+        let count = job.count.load(Ordering::Relaxed).saturating_sub(first);
+        let Some((_, mut records)) = self.contents() else {
+            return (0, &[]);
+        };
+        for _ in 0..first {
+            let _ = read_record(&mut records);
+        }
+        let mut rest = records;
+        for _ in 0..count {
+            let _ = read_record(&mut rest);
+        }
+        (count, &records[..records.len() - rest.len()])
+    }
+
+    /// How long an item may take.
+    pub fn limit(&self) -> Option<Duration> {
+        let limit = self.job().limit.load(Ordering::Relaxed);
+        (limit > 0).then(|| Duration::from_nanos(limit))
+    }
+
+    /// Ends it with the outcomes of all its items, as records one behind the other, whose running
+    /// took `elapsed`. They come from another machine: what is not an outcome for each item is taken
+    /// for none.
+    pub fn finish(mut self, outcomes: &[u8], elapsed: Duration) {
+        let (count, _) = self.items();
+        match is_outcomes(outcomes, count) {
+            true => self.settle(outcomes, elapsed),
+            false => self.settle_lost(SENSELESS),
+        }
+    }
+
+    /// Ends it without outcomes: `why` nobody knows what became of its items.
+    pub fn lose(mut self, why: &str) {
+        self.settle_lost(why);
+    }
+
+    /// Ends it: its items came to no worker.
+    pub fn refuse(mut self, why: &str) {
+        let (count, _) = self.items();
+        self.settle(&pack_refusals(count, why), Duration::ZERO);
+    }
+
+    fn settle_lost(&mut self, why: &str) {
+        let (count, _) = self.items();
+        self.settle(&pack_lost(count, why), Duration::ZERO);
+    }
+
+    /// Puts the outcomes into the pool's memory and commits the job, or buries it if nobody wants it
+    /// any more.
+    fn settle(&mut self, outcomes: &[u8], elapsed: Duration) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        let memory = &self.pool.memory;
+        let job = self.job();
+        let (count, _) = self.items();
+        let first = job.first.load(Ordering::Relaxed);
+        let block = self.to_block(outcomes).or_else(|Full| {
+            // Rather the small ones, and of the others that there is no room for them.
+            self.to_block(&give_up_large(outcomes, count))
+        });
+        let early = match block {
+            Ok(block) => {
+                job.result.store(block.bits(), Ordering::Release);
+                let done = Progress::from(first + count);
+                // No item of it expires here: its time is measured where it runs.
+                let _ = job.settle(&running, done);
+                Early::No
+            }
+            Err(Full) => Early::OutOfMemory,
+        };
+        job.set_early(early);
+        let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        job.elapsed.store(elapsed, Ordering::Relaxed);
+        // Read before the commit: afterwards the job is the caller's.
+        let bell = job.bell.load(Ordering::Relaxed);
+        if job.finish(running) == Finish::TakenAway {
+            // It was cancelled: nobody else marks a job that is in our name.
+            job.bury(memory.peers().me());
+        }
+        memory.done_bell(bell).ring_all(memory.peers());
+    }
+
+    fn to_block(&self, outcomes: &[u8]) -> Result<BlockId, Full> {
+        let memory = &self.pool.memory;
+        let len = wire::RECORDS + outcomes.len();
+        let mut out = Buffer::in_block(memory.arena().clone(), memory.parent(), len)?;
+        wire::begin_results(&mut out)?;
+        out.write(outcomes)?;
+        out.into_block().map(|block| block.id())
+    }
+
+    fn contents(&self) -> Option<(&str, &[u8])> {
+        let job = self.job();
+        let len = job.input_len.load(Ordering::Relaxed) as usize;
+        let input = self
+            .pool
+            .memory
+            .bytes(job.input.load(Ordering::Relaxed), len)?;
+        let (name, records) = wire::read_items(input)?;
+        // Results are not merged there.
+        Some((
+            name.split_once('\0').map_or(name, |(task, _)| task),
+            records,
+        ))
+    }
+
+    fn job(&self) -> &Job {
+        self.pool.memory.job(self.index)
+    }
+}
+
+impl Drop for Shipment {
+    fn drop(&mut self) {
+        if self.running.is_none() {
+            return;
+        }
+        self.settle_lost("it was given up on its way to a worker");
+    }
+}
+
+impl fmt::Debug for Shipment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shipment")
+            .field("task", &self.task())
+            .field("items", &self.items().0)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether these bytes are so many outcomes, and nothing else.
+fn is_outcomes(mut bytes: &[u8], count: u32) -> bool {
+    (0..count).all(|_| read_record(&mut bytes).is_some()) && bytes.is_empty()
+}
+
+/// What a use of an entry of the job table is called outside.
+fn id_of(job: &Job, index: u32) -> u64 {
+    job.epoch() * u64::from(JOBS) + u64::from(index)
+}
+
+/// A way to workers elsewhere, as another crate offers it: it is asked whenever a pool is to be made
+/// in a program's main process, and makes it if the program was told to use such workers.
+#[derive(Debug)]
+pub struct Connector(pub fn(&PoolBuilder) -> Option<Result<Pool, Error>>);
+
+inventory::collect!(Connector);
+
+/// Makes the pool that a connector makes, if one does.
+pub(super) fn connect(builder: &PoolBuilder) -> Option<Result<Pool, Error>> {
+    let mut connectors = inventory::iter::<Connector>().peekable();
+    connectors.peek()?;
+    if !crate::current_process().is_main() {
+        // What a task runs in pools of its own stays on its machine.
+        return None;
+    }
+    connectors.find_map(|Connector(connect)| connect(builder))
+}
+
+/// Makes the pool that a builder describes, whose jobs go through a carrier.
+///
+/// # Errors
+///
+/// As of [`PoolBuilder::build`].
+pub fn build_remote(builder: &PoolBuilder, carrier: Arc<dyn Carrier>) -> Result<Pool, Error> {
+    builder.build_over(Some(Remote(carrier)))
+}
+
+/// Makes the pool that a builder describes, with workers of this machine.
+///
+/// # Errors
+///
+/// As of [`PoolBuilder::build`].
+pub fn build_local(builder: &PoolBuilder) -> Result<Pool, Error> {
+    builder.build_over(None)
+}
+
+/// Starts the thread that hands a pool's jobs to its carrier.
+pub(super) fn dispatch(pool: &Arc<Inner>) -> Result<(), Error> {
+    let dispatched = pool.clone();
+    lock(&pool.crew).is_dispatching = true;
+    std::thread::Builder::new()
+        .name("mp-dispatcher".to_owned())
+        .spawn(move || run(&dispatched))
+        .map(drop)
+        .map_err(|error| {
+            lock(&pool.crew).is_dispatching = false;
+            Error::not_started("could not start a pool's thread", error)
+        })
+}
+
+/// The dispatcher's loop: every job that is offered goes to the carrier.
+fn run(pool: &Arc<Inner>) {
+    sys::signal::block_signals();
+    let Some(Remote(carrier)) = &pool.remote else {
+        return;
+    };
+    let memory = &pool.memory;
+    let header = memory.header();
+    let me = memory.peers().me();
+    loop {
+        let ticket = memory.work_bell().listen();
+        // Acquire: pairs with the Release of who sets the flags.
+        let flags = header.flags.load(Ordering::Acquire);
+        if flags & STOPPED != 0 {
+            break;
+        }
+        if let Some((job, running)) = memory.claim(me) {
+            job.began.store(sys::clock::now(), Ordering::Relaxed);
+            carrier.ship(Shipment {
+                pool: pool.clone(),
+                index: memory.index_of(job),
+                running: Some(running),
+            });
+            continue;
+        }
+        if flags & CLOSED != 0 && header.calls.load(Ordering::Acquire) == 0 {
+            break;
+        }
+        memory
+            .work_bell()
+            .wait(memory.peers(), ticket, Deadline::NEVER);
+    }
+    carrier.close();
+    lock(&pool.crew).is_dispatching = false;
+    pool.crew_changed.notify_all();
+}
+
+impl Inner {
+    /// Whose workers are elsewhere.
+    pub(super) fn carrier(&self) -> Option<&dyn Carrier> {
+        self.remote.as_ref().map(|Remote(carrier)| &**carrier)
+    }
+
+    /// Tells the carrier, if there is one, that the job `index` is not wanted any more.
+    pub(super) fn withdraw_remotely(&self, index: u32) {
+        if let Some(carrier) = self.carrier() {
+            carrier.withdraw(id_of(self.memory.job(index), index));
+        }
+    }
+
+    /// Tells the carrier, if there is one, that the job `index` is to end.
+    pub(super) fn cancel_remotely(&self, index: u32) {
+        if let Some(carrier) = self.carrier() {
+            carrier.cancel(id_of(self.memory.job(index), index));
+        }
+    }
+}
+
+impl Pool {
+    /// Calls a task once on each worker elsewhere.
+    pub(super) fn broadcast_remotely<R: Transfer>(
+        &self,
+        carrier: &dyn Carrier,
+        task: &'static Entry,
+        encode: impl FnOnce(&mut Buffer) -> Result<(), EncodeError>,
+    ) -> Result<Vec<Result<R, TaskError>>, Error> {
+        let name = (task.name)();
+        let limit = self.terms.of_call(task, &self.inner.settings.terms).limit();
+        let limit = (limit > 0).then(|| Duration::from_nanos(limit));
+        let mut argument = Buffer::new();
+        transfer::abroad(|| wire::write_item(&mut argument, encode)).map_err(|error| {
+            let text = format!("the arguments of \"{name}\" cannot be encoded: {error}");
+            Error::not_encoded(text)
+        })?;
+        self.inner.enter()?;
+        let answer = carrier.broadcast(name, argument.as_slice(), limit);
+        self.inner.leave();
+        let answer = answer?;
+        let mut records = answer.as_slice();
+        let mut outcomes = Vec::new();
+        while !records.is_empty() {
+            let outcome = match read_record(&mut records) {
+                Some((tag, payload)) => transfer::abroad(|| call::decode_result(tag, payload)),
+                None => {
+                    records = &[];
+                    Err(failure::lost(SENSELESS))
+                }
+            };
+            outcomes.push(outcome.map_err(|error| error.with_task(name)));
+        }
+        Ok(outcomes)
+    }
+}
+
+/// What is said of outcomes that are none.
+const SENSELESS: &str = "what came back from the worker's machine makes no sense";
