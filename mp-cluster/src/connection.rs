@@ -1,0 +1,454 @@
+//! How to reach the server: its address, who we are there, and what we insist on.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mp::Error;
+
+use crate::error;
+
+/// How long connecting may take, unless told otherwise.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a pool waits for the server, or for any worker, to come back.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where the server is, who we are there, and what is expected of it.
+///
+/// A text is a connection to that address: `"tls://nats.example.org"`, `"nats://127.0.0.1:4222"`;
+/// several servers of one cluster are separated by commas. A user and a password may stand in it.
+///
+/// A connection without TLS goes to this machine only, since whoever can listen to it could read
+/// arguments and results and forge them; [`plain`](Self::plain) permits others.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+///
+/// use mp_cluster::{Connect, Connection};
+///
+/// # fn main() -> mp::Result<()> {
+/// let mut connection = Connection::new("tls://nats.example.org");
+/// connection
+///     .credentials_file("/etc/app/submitter.creds")
+///     .wait_for_workers(8, Duration::from_secs(60));
+/// let pool = mp::Pool::builder().connect(connection)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Connection {
+    pub(crate) url: String,
+    user: Option<(String, String)>,
+    token: Option<String>,
+    nkey: Option<PathBuf>,
+    credentials: Option<PathBuf>,
+    authorities: Vec<PathBuf>,
+    certificate: Option<(PathBuf, PathBuf)>,
+    is_plain: bool,
+    pub(crate) namespace: String,
+    pub(crate) timeout: Duration,
+    pub(crate) patience: Duration,
+    pub(crate) awaited: Option<(usize, Duration)>,
+}
+
+impl Connection {
+    /// A connection to the server at `url`.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            user: None,
+            token: None,
+            nkey: None,
+            credentials: None,
+            authorities: Vec::new(),
+            certificate: None,
+            is_plain: false,
+            namespace: "default".to_owned(),
+            timeout: TIMEOUT,
+            patience: PATIENCE,
+            awaited: None,
+        }
+    }
+
+    /// The connection that the environment describes, if `MP_CLUSTER` is set to an address.
+    ///
+    /// | variable | |
+    /// |---|---|
+    /// | `MP_CLUSTER` | the address |
+    /// | `MP_CLUSTER_CREDS` | [`credentials_file`](Self::credentials_file) |
+    /// | `MP_CLUSTER_NKEY` | [`nkey_file`](Self::nkey_file) |
+    /// | `MP_CLUSTER_TOKEN` | [`token`](Self::token) |
+    /// | `MP_CLUSTER_CA` | [`certificate_authority`](Self::certificate_authority) |
+    /// | `MP_CLUSTER_CERT`, `MP_CLUSTER_KEY` | [`client_certificate`](Self::client_certificate) |
+    /// | `MP_CLUSTER_PLAIN=1` | [`plain`](Self::plain) |
+    /// | `MP_CLUSTER_NAMESPACE` | [`namespace`](Self::namespace) |
+    /// | `MP_CLUSTER_WAIT=n` | [`wait_for_workers`](Self::wait_for_workers), a minute at most |
+    ///
+    /// # Errors
+    ///
+    /// If one of them makes no sense.
+    pub fn from_env() -> Result<Option<Self>, Error> {
+        let Some(url) = variable("MP_CLUSTER")? else {
+            return Ok(None);
+        };
+        let mut connection = Self::new(url);
+        if let Some(path) = variable("MP_CLUSTER_CREDS")? {
+            connection.credentials_file(path);
+        }
+        if let Some(path) = variable("MP_CLUSTER_NKEY")? {
+            connection.nkey_file(path);
+        }
+        if let Some(token) = variable("MP_CLUSTER_TOKEN")? {
+            connection.token(token);
+        }
+        if let Some(path) = variable("MP_CLUSTER_CA")? {
+            connection.certificate_authority(path);
+        }
+        match (variable("MP_CLUSTER_CERT")?, variable("MP_CLUSTER_KEY")?) {
+            (Some(certificate), Some(key)) => {
+                connection.client_certificate(certificate, key);
+            }
+            (None, None) => {}
+            _ => {
+                return Err(error::cluster(
+                    "MP_CLUSTER_CERT and MP_CLUSTER_KEY belong together: only one of them is set",
+                ));
+            }
+        }
+        match variable("MP_CLUSTER_PLAIN")?.as_deref() {
+            None | Some("0") => {}
+            Some("1") => {
+                connection.plain();
+            }
+            Some(other) => {
+                let text = format!("MP_CLUSTER_PLAIN is 0 or 1, not {other:?}");
+                return Err(error::cluster(text));
+            }
+        }
+        if let Some(namespace) = variable("MP_CLUSTER_NAMESPACE")? {
+            connection.namespace(namespace);
+        }
+        if let Some(workers) = variable("MP_CLUSTER_WAIT")? {
+            let workers = workers.parse().map_err(|_| {
+                let text = format!("MP_CLUSTER_WAIT is a number of workers, not {workers:?}");
+                error::cluster(text)
+            })?;
+            connection.wait_for_workers(workers, Duration::from_secs(60));
+        }
+        Ok(Some(connection))
+    }
+
+    /// Shows who we are by a name and a password.
+    pub fn user(&mut self, name: impl Into<String>, password: impl Into<String>) -> &mut Self {
+        self.user = Some((name.into(), password.into()));
+        self
+    }
+
+    /// Shows who we are by a token.
+    pub fn token(&mut self, token: impl Into<String>) -> &mut Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Shows who we are by an NKEY, whose seed is in this file.
+    pub fn nkey_file(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.nkey = Some(path.into());
+        self
+    }
+
+    /// Shows who we are by a credentials file, as `nsc` makes them.
+    pub fn credentials_file(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.credentials = Some(path.into());
+        self
+    }
+
+    /// Trusts the authorities in this PEM file, besides those that the system trusts.
+    pub fn certificate_authority(&mut self, path: impl Into<PathBuf>) -> &mut Self {
+        self.authorities.push(path.into());
+        self
+    }
+
+    /// Shows who we are by a certificate and its key, both in PEM files.
+    pub fn client_certificate(
+        &mut self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> &mut Self {
+        self.certificate = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// Permits a connection without TLS to another machine: for a network in which everybody is
+    /// trusted with everything.
+    pub fn plain(&mut self) -> &mut Self {
+        self.is_plain = true;
+        self
+    }
+
+    /// Keeps to a namespace: pools and workers of different ones never meet. The default is
+    /// `default`.
+    pub fn namespace(&mut self, namespace: impl Into<String>) -> &mut Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// How long connecting may take. The default is five seconds.
+    pub fn timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// How long a pool with calls under way waits for a server, or for any worker at all, that has
+    /// gone: what is out by then is lost. The default is 30 seconds.
+    pub fn patience(&mut self, patience: Duration) -> &mut Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Has a pool wait until there are so many workers, for at most so long. Otherwise it is an error
+    /// if there is none when it is made.
+    pub fn wait_for_workers(&mut self, workers: usize, timeout: Duration) -> &mut Self {
+        self.awaited = Some((workers, timeout));
+        self
+    }
+
+    /// The addresses, without names and passwords, for messages.
+    pub(crate) fn place(&self) -> String {
+        let places: Vec<_> = self.addresses().map(|address| address.shown()).collect();
+        places.join(", ")
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = Address<'_>> {
+        self.url.split(',').map(|url| Address::new(url.trim()))
+    }
+
+    /// What the client is to be told.
+    pub(crate) async fn options(&self) -> Result<async_nats::ConnectOptions, Error> {
+        self.check()?;
+        let mut options = async_nats::ConnectOptions::new()
+            .name("mp")
+            .connection_timeout(self.timeout)
+            .request_timeout(Some(self.timeout))
+            .subscription_capacity(64 * 1024)
+            .reconnect_delay_callback(|attempts| {
+                Duration::from_millis(50 << attempts.min(5)).min(Duration::from_secs(1))
+            });
+        let in_url = self.addresses().find_map(|address| address.user());
+        if let Some((name, password)) = self.user.clone().or(in_url) {
+            options = options.user_and_password(name, password);
+        }
+        if let Some(token) = &self.token {
+            options = options.token(token.clone());
+        }
+        if let Some(path) = &self.nkey {
+            let seed = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+            options = options.nkey(seed.trim().to_owned());
+        }
+        if let Some(path) = &self.credentials {
+            options = options
+                .credentials_file(path)
+                .await
+                .map_err(|error| unreadable(path, &error))?;
+        }
+        for path in &self.authorities {
+            readable(path)?;
+            options = options.add_root_certificates(path.clone());
+        }
+        if let Some((certificate, key)) = &self.certificate {
+            readable(certificate)?;
+            readable(key)?;
+            options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        if self.addresses().any(|address| address.scheme == "tls") {
+            options = options.require_tls(true);
+        }
+        Ok(options)
+    }
+
+    /// The addresses as the client takes them.
+    pub(crate) fn servers(&self) -> Result<Vec<async_nats::ServerAddr>, Error> {
+        let parse = |address: Address<'_>| {
+            let url = format!("{}://{}", address.scheme, address.host);
+            url.parse().map_err(|error| {
+                let text = format!("{:?} is no address of a server: {error}", address.shown());
+                error::cluster(text)
+            })
+        };
+        self.addresses().map(parse).collect()
+    }
+
+    /// Refuses what must not be.
+    fn check(&self) -> Result<(), Error> {
+        for address in self.addresses() {
+            if !matches!(address.scheme, "nats" | "tls") {
+                let text = format!(
+                    "{:?} is no address of a server: it begins with nats:// or tls://",
+                    address.shown()
+                );
+                return Err(error::cluster(text));
+            }
+            if address.scheme == "nats" && !address.is_here() && !self.is_plain {
+                let text = format!(
+                    "a connection to {} without TLS could be read and forged on its way: use \
+                     tls://, or permit it by `Connection::plain` or MP_CLUSTER_PLAIN=1",
+                    address.shown()
+                );
+                return Err(error::cluster(text));
+            }
+        }
+        let is_name = |text: &str| {
+            let is_fit = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            !text.is_empty() && text.chars().all(is_fit)
+        };
+        if !is_name(&self.namespace) {
+            let text = format!(
+                "a namespace is of letters, digits, `-` and `_`, not {:?}",
+                self.namespace
+            );
+            return Err(error::cluster(text));
+        }
+        Ok(())
+    }
+}
+
+impl From<&str> for Connection {
+    fn from(url: &str) -> Self {
+        Self::new(url)
+    }
+}
+
+impl From<String> for Connection {
+    fn from(url: String) -> Self {
+        Self::new(url)
+    }
+}
+
+impl From<&mut Connection> for Connection {
+    fn from(connection: &mut Connection) -> Self {
+        connection.clone()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not what it shows who we are by.
+        f.debug_struct("Connection")
+            .field("url", &self.place())
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One address.
+struct Address<'a> {
+    scheme: &'a str,
+    /// `name:password`.
+    user: Option<&'a str>,
+    /// Host and port.
+    host: &'a str,
+}
+
+impl<'a> Address<'a> {
+    fn new(url: &'a str) -> Self {
+        let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+        let (user, host) = match rest.rsplit_once('@') {
+            Some((user, host)) => (Some(user), host),
+            None => (None, rest),
+        };
+        Self { scheme, user, host }
+    }
+
+    fn shown(&self) -> String {
+        format!("{}://{}", self.scheme, self.host)
+    }
+
+    fn user(&self) -> Option<(String, String)> {
+        let (name, password) = self.user?.split_once(':')?;
+        Some((name.to_owned(), password.to_owned()))
+    }
+
+    /// Whether it is this machine's.
+    fn is_here(&self) -> bool {
+        let host = match self
+            .host
+            .strip_prefix('[')
+            .and_then(|host| host.split_once(']'))
+        {
+            Some((host, _)) => host,
+            None => self
+                .host
+                .rsplit_once(':')
+                .map_or(self.host, |(host, _)| host),
+        };
+        let ip = host.parse::<std::net::IpAddr>();
+        host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+    }
+}
+
+fn variable(name: &str) -> Result<Option<String>, Error> {
+    match std::env::var(name) {
+        Ok(value) if !value.is_empty() => Ok(Some(value)),
+        Ok(_) | Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(error::cluster(format!("{name} is not UTF-8")))
+        }
+    }
+}
+
+fn readable(path: &std::path::Path) -> Result<(), Error> {
+    std::fs::File::open(path)
+        .map(drop)
+        .map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &std::path::Path, error: &std::io::Error) -> Error {
+    error::cluster(format!("{} cannot be used: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_connection_to_another_machine_is_refused_unless_asked_for() {
+        for (url, is_fine) in [
+            ("nats://127.0.0.1:4222", true),
+            ("127.0.0.1:4222", true),
+            ("nats://localhost", true),
+            ("nats://[::1]:4222", true),
+            ("tls://nats.example.org", true),
+            ("nats://nats.example.org", false),
+            ("nats://127.0.0.1:4222,nats://10.0.0.7:4222", false),
+            ("nats://localhost.example.org", false),
+            ("http://127.0.0.1", false),
+        ] {
+            assert_eq!(Connection::new(url).check().is_ok(), is_fine, "{url}");
+        }
+        let mut asked = Connection::new("nats://nats.example.org");
+        assert!(asked.plain().check().is_ok());
+        let error = Connection::new("nats://nats.example.org")
+            .check()
+            .unwrap_err();
+        assert!(error.to_string().contains("MP_CLUSTER_PLAIN"), "{error}");
+    }
+
+    #[test]
+    fn password_in_an_address_is_used_and_not_shown() {
+        let connection = Connection::new("nats://me:secret@127.0.0.1:4222");
+        let user = connection.addresses().find_map(|address| address.user());
+        assert_eq!(user, Some(("me".to_owned(), "secret".to_owned())));
+        assert_eq!(connection.place(), "nats://127.0.0.1:4222");
+        assert!(!format!("{connection:?}").contains("secret"));
+    }
+
+    #[test]
+    fn namespace_is_a_name() {
+        for (namespace, is_fine) in [("a-1_B", true), ("", false), ("a.b", false), ("*", false)] {
+            let mut connection = Connection::new("nats://localhost");
+            let checked = connection.namespace(namespace).check();
+            assert_eq!(checked.is_ok(), is_fine, "{namespace:?}");
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! A connection to the server that is fit for us: its version, its JetStream, our stream on it.
+
+use std::error::Error as StdError;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::{self, Context, ErrorCode};
+use async_nats::{Client, ConnectErrorKind, Event, ServerError};
+use mp::Error;
+use tokio::sync::{Notify, mpsc};
+
+use crate::connection::Connection;
+use crate::error::{self, chain};
+use crate::names::Names;
+
+/// The oldest server that does what we rely on: in older ones a purge by subject could take other
+/// messages with it.
+const OLDEST: (u64, u64, u64) = (2, 10, 23);
+
+/// How long an agent has a task message before it goes to another, unless it says that it is still
+/// at it.
+pub(crate) const LEASE: Duration = Duration::from_secs(5);
+/// How often it says so.
+pub(crate) const PROGRESS: Duration = Duration::from_millis(1500);
+
+/// How long the server knows a message by its id: what is sent again after a reconnect is not taken
+/// twice.
+const DUPLICATES: Duration = Duration::from_secs(120);
+/// When what is left of a build that is not used any more goes.
+const UNUSED: Duration = Duration::from_secs(24 * 3600);
+
+/// A connection, and what we have on the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    pub(crate) context: Context,
+    pub(crate) names: Names,
+    said: Arc<Said>,
+    /// For messages.
+    place: String,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Connected,
+    Disconnected,
+}
+
+/// What the server said in answer to nothing in particular: that something is not permitted.
+#[derive(Debug, Default)]
+struct Said {
+    last: Mutex<Option<String>>,
+    told: Notify,
+}
+
+impl Link {
+    /// Connects, and looks whether the server is fit. What becomes of the connection later is sent to
+    /// `changes`.
+    pub(crate) async fn open(
+        connection: &Connection,
+        names: Names,
+        changes: mpsc::UnboundedSender<Change>,
+    ) -> Result<Self, Error> {
+        let place = connection.place();
+        let said = Arc::new(Said::default());
+        let heard = said.clone();
+        let options = connection.options().await?.event_callback(move |event| {
+            // Without a receiver nobody wants to know.
+            let _ = match event {
+                Event::Connected => changes.send(Change::Connected),
+                Event::Disconnected | Event::Closed => changes.send(Change::Disconnected),
+                Event::ServerError(ServerError::Other(text)) => {
+                    heard.note(text);
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+            std::future::ready(())
+        });
+        let connecting = options.connect(connection.servers()?);
+        let client = match tokio::time::timeout(connection.timeout, connecting).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(error)) => return Err(not_connected(&place, error.kind(), &error)),
+            Err(_) => {
+                let text = format!(
+                    "no server answered at {place} within {:?}",
+                    connection.timeout
+                );
+                return Err(error::cluster(text));
+            }
+        };
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(connection.timeout);
+        let link = Self {
+            client,
+            context,
+            names,
+            said,
+            place,
+        };
+        link.check_server()?;
+        Ok(link)
+    }
+
+    fn check_server(&self) -> Result<(), Error> {
+        let server = self.client.server_info();
+        let (major, minor, patch) = OLDEST;
+        let place = &self.place;
+        if parse_version(&server.version).is_some_and(|version| version < OLDEST) {
+            let text = format!(
+                "the server at {place} is nats-server {}, and mp needs {major}.{minor}.{patch} or newer",
+                server.version
+            );
+            return Err(error::cluster(text));
+        }
+        if !server.jetstream {
+            let text = format!(
+                "the server at {place} runs without JetStream: start it with `-js`, or with \
+                 `jetstream {{}}` in its configuration"
+            );
+            return Err(error::cluster(text));
+        }
+        Ok(())
+    }
+
+    /// Finds the stream of tasks, or makes it.
+    pub(crate) async fn stream(&self) -> Result<Stream, Error> {
+        let name = self.names.stream();
+        let found = self.until_denied(self.context.get_stream(&name)).await;
+        let error = match found {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(denied) => return Err(self.denied("use the stream of tasks", &denied)),
+        };
+        let is_missing = matches!(
+            error.kind(),
+            GetStreamErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND
+        );
+        if !is_missing {
+            return Err(self.failed("find the stream of tasks", &error));
+        }
+        let config = stream::Config {
+            name,
+            subjects: vec![self.names.tasks()],
+            retention: RetentionPolicy::WorkQueue,
+            // Full is full: whoever submits waits, and nothing that was taken is dropped.
+            discard: DiscardPolicy::New,
+            storage: StorageType::Memory,
+            duplicate_window: DUPLICATES,
+            description: Some("tasks of mp that wait for a worker".to_owned()),
+            ..stream::Config::default()
+        };
+        match self.until_denied(self.context.create_stream(config)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(self.failed("make the stream of tasks", &error)),
+            Err(denied) => Err(self.denied(
+                "make the stream of tasks, which an administrator has to make first",
+                &denied,
+            )),
+        }
+    }
+
+    /// Finds the consumer of this build, or makes it.
+    pub(crate) async fn consumer(&self, stream: &Stream) -> Result<(), Error> {
+        let config = pull::Config {
+            durable_name: Some(self.names.consumer()),
+            filter_subject: self.names.tasks_of_build(),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: LEASE,
+            // The server would park what was delivered more often, and tell nobody.
+            max_deliver: -1,
+            max_ack_pending: -1,
+            max_waiting: 16 * 1024,
+            inactive_threshold: UNUSED,
+            ..pull::Config::default()
+        };
+        match self.until_denied(stream.create_consumer(config)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.failed("make the consumer of tasks", &error)),
+            Err(denied) => Err(self.denied("make the consumer of tasks", &denied)),
+        }
+    }
+
+    /// The answer to a request, or that the server does not permit it: such a request is not
+    /// answered, so that waiting for it is in vain.
+    async fn until_denied<T>(&self, request: impl IntoFuture<Output = T>) -> Result<T, String> {
+        let told = self.said.told.notified();
+        tokio::select! {
+            answer = request.into_future() => Ok(answer),
+            () = told => Err(self.said.take()),
+        }
+    }
+
+    /// What the server has said of what is not permitted, since it was last asked for.
+    pub(crate) fn objection(&self) -> Option<String> {
+        lock(&self.said.last).take()
+    }
+
+    pub(crate) fn denied(&self, what: &str, said: &str) -> Error {
+        let place = &self.place;
+        error::cluster(format!(
+            "the server at {place} does not permit us to {what}: {said}"
+        ))
+    }
+
+    fn failed(&self, what: &str, error: &dyn StdError) -> Error {
+        let place = &self.place;
+        let text = chain(error);
+        error::cluster(format!("could not {what} at {place}: {text}"))
+    }
+}
+
+impl Said {
+    fn note(&self, text: String) {
+        *lock(&self.last) = Some(text);
+        self.told.notify_waiters();
+    }
+
+    fn take(&self) -> String {
+        lock(&self.last).take().unwrap_or_default()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
+}
+
+fn not_connected(place: &str, kind: ConnectErrorKind, error: &dyn StdError) -> Error {
+    let text = match kind {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            format!(
+                "the server at {place} refused us: name and password, token or key are not right"
+            )
+        }
+        ConnectErrorKind::Tls => {
+            let why = chain(error);
+            format!("no secure connection to the server at {place} could be made: {why}")
+        }
+        _ => {
+            let why = chain(error);
+            format!("there is no server at {place}, or it cannot be reached: {why}")
+        }
+    };
+    error::cluster(text)
+}
+
+/// `2.10.27`, with or without a letter in front and something behind.
+fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
+    let mut parts = text.trim_start_matches('v').splitn(3, '.');
+    let mut number = || {
+        let part = parts.next()?;
+        let end = part.find(|c: char| !c.is_ascii_digit());
+        part[..end.unwrap_or(part.len())].parse().ok()
+    };
+    Some((number()?, number()?, number()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert_eq!(parse_version("2.10.27"), Some((2, 10, 27)));
+        assert_eq!(parse_version("v2.11.0-beta.1"), Some((2, 11, 0)));
+        assert_eq!(parse_version("dev"), None);
+        assert!(parse_version("2.9.10") < Some(OLDEST));
+        assert!(parse_version("2.10.23") >= Some(OLDEST));
+        assert!(parse_version("2.9.100") < parse_version("2.10.9"));
+    }
+}

@@ -1,0 +1,82 @@
+//! What messages carry: a head as JSON, and behind it bytes that are left as they are.
+//!
+//! `{ length of the head: 32 bits, little endian }`, the head, the bytes.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Tasks on their way to an agent; behind it the records of their arguments.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub(crate) task: String,
+    pub(crate) count: u32,
+    /// Nanoseconds that each may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<u64>,
+}
+
+/// Their outcomes on the way back; behind it the records.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) id: u64,
+    /// Nanoseconds that they took.
+    pub(crate) elapsed: u64,
+}
+
+/// What an agent answers to the question who is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Presence {
+    pub(crate) agent: String,
+    pub(crate) host: String,
+    pub(crate) build: String,
+    pub(crate) workers: usize,
+}
+
+/// What is not wanted any more: a task message of a pool, or all of them.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cancelled {
+    pub(crate) pool: String,
+    pub(crate) id: Option<u64>,
+}
+
+/// A head and bytes as one message.
+pub(crate) fn pack<T: Serialize>(head: &T, bytes: &[u8]) -> Vec<u8> {
+    let head = pack_head(head);
+    let mut message = Vec::with_capacity(4 + head.len() + bytes.len());
+    message.extend_from_slice(&(head.len() as u32).to_le_bytes());
+    message.extend_from_slice(&head);
+    message.extend_from_slice(bytes);
+    message
+}
+
+/// A head alone.
+pub(crate) fn pack_head<T: Serialize>(head: &T) -> Vec<u8> {
+    // Their types have nothing that JSON lacks.
+    serde_json::to_vec(head).unwrap_or_default()
+}
+
+/// Takes a message apart; `None` if it is none.
+pub(crate) fn unpack<T: DeserializeOwned>(message: &[u8]) -> Option<(T, &[u8])> {
+    let (len, rest) = message.split_first_chunk()?;
+    let (head, bytes) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+    Some((serde_json::from_slice(head).ok()?, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_comes_apart_as_it_was_put_together() {
+        let report = Report { id: 7, elapsed: 9 };
+        let message = pack(&report, b"records");
+        assert_eq!(unpack(&message), Some((report, b"records".as_slice())));
+    }
+
+    #[test]
+    fn garbage_is_no_message() {
+        for bytes in [&[][..], &[1, 0], &[255; 64], &[2, 0, 0, 0, b'{', b'x', 1]] {
+            assert!(unpack::<Report>(bytes).is_none());
+        }
+    }
+}

@@ -1,0 +1,595 @@
+//! The side that submits: one thread that owns the connection, sends task messages and takes outcomes.
+//!
+//! The pool gives it jobs as [`Shipment`]s. Each becomes one message in the stream of tasks; its
+//! outcomes come as a request, which is answered once they are taken, so that the agent that has
+//! them keeps them until then. What was delivered twice is dropped: a shipment is taken from
+//! [`State::out`] once.
+//!
+//! After a reconnect everything that is out is sent again, under the same ids: a server that still
+//! has it takes it for what it is, and one that has lost it, as a restarted one with its stream in
+//! memory, has it again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc as std_mpsc};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::Stream;
+use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use futures_util::StreamExt;
+use mp::__private::{Carrier, Shipment};
+use mp::Error;
+use tokio::sync::mpsc;
+
+use crate::broadcast::Broadcast;
+use crate::build::Build;
+use crate::connection::Connection;
+use crate::error;
+use crate::link::{Change, Link};
+use crate::message::{self, Cancelled, Order, Presence, Report};
+use crate::names::Names;
+use crate::roll::Roll;
+
+/// How often it looks after what is out.
+const TICK: Duration = Duration::from_millis(250);
+/// How often it asks who is there.
+const ROLL_CALL: Duration = Duration::from_secs(1);
+/// How long ending a pool waits until the server knows.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// The way to the thread.
+#[derive(Debug)]
+pub(crate) struct Submitter {
+    commands: mpsc::UnboundedSender<Command>,
+    workers: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Ship(Shipment),
+    Withdraw(u64),
+    Cancel(u64),
+    Broadcast(Broadcast),
+    /// Ends the thread, which drops the sender when it has told the server.
+    Close(std_mpsc::Sender<()>),
+}
+
+impl Submitter {
+    /// Connects, and waits for as many workers as there should be.
+    pub(crate) fn start(connection: &Connection) -> Result<Self, Error> {
+        let build = Build::own()?;
+        let (commands, received) = mpsc::unbounded_channel();
+        let (started, start) = std_mpsc::channel();
+        let workers = Arc::new(AtomicUsize::new(0));
+        let connection = connection.clone();
+        let counted = workers.clone();
+        let run = move || {
+            let runtime = match crate::runtime() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            runtime.block_on(async {
+                match State::open(&connection, build, counted).await {
+                    Ok(state) => {
+                        let _ = started.send(Ok(()));
+                        state.run(received).await;
+                    }
+                    Err(error) => drop(started.send(Err(error))),
+                }
+            });
+        };
+        std::thread::Builder::new()
+            .name("mp-cluster".to_owned())
+            .spawn(run)
+            .map_err(|error| error::cluster(format!("could not start a thread: {error}")))?;
+        match start.recv() {
+            Ok(result) => result?,
+            Err(_) => return Err(error::cluster("the thread for the connection has ended")),
+        }
+        Ok(Self { commands, workers })
+    }
+
+    fn command(&self, command: Command) {
+        // A thread that has ended drops it, and with it the shipment.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Carrier for Submitter {
+    fn ship(&self, shipment: Shipment) {
+        self.command(Command::Ship(shipment));
+    }
+
+    fn withdraw(&self, id: u64) {
+        self.command(Command::Withdraw(id));
+    }
+
+    fn cancel(&self, id: u64) {
+        self.command(Command::Cancel(id));
+    }
+
+    fn broadcast(
+        &self,
+        task: &str,
+        argument: &[u8],
+        limit: Option<Duration>,
+    ) -> Result<Vec<u8>, Error> {
+        let (answered, answer) = std_mpsc::channel();
+        self.command(Command::Broadcast(Broadcast {
+            task: task.to_owned(),
+            argument: argument.to_vec(),
+            limit,
+            answered,
+        }));
+        let gone = |_| error::cluster("the pool ended while a task was broadcast");
+        answer.recv().map_err(gone)
+    }
+
+    fn workers(&self) -> usize {
+        self.workers.load(Ordering::Relaxed)
+    }
+
+    fn close(&self) {
+        let (closing, closed) = std_mpsc::channel();
+        self.command(Command::Close(closing));
+        let _ = closed.recv_timeout(CLOSING);
+    }
+}
+
+/// What the thread has.
+struct State {
+    link: Link,
+    stream: Stream,
+    /// What this pool is called.
+    pool: String,
+    patience: Duration,
+    changes: mpsc::UnboundedReceiver<Change>,
+    outcomes: Subscriber,
+    answers: Subscriber,
+    /// Where agents answer the roll call.
+    inbox: String,
+    roll: Roll,
+    workers: Arc<AtomicUsize>,
+    out: HashMap<u64, Outstanding>,
+    /// What became of messages that were sent, and of purges.
+    sent: mpsc::UnboundedReceiver<(u64, Sent)>,
+    sending: mpsc::UnboundedSender<(u64, Sent)>,
+    /// Since when there has been no connection, or no worker.
+    disconnected: Option<Instant>,
+    /// Whether there is one again, and the stream is yet to be found.
+    is_back: bool,
+    deserted: Option<Instant>,
+    next_roll: Instant,
+}
+
+/// A job that is out.
+struct Outstanding {
+    shipment: Shipment,
+    /// When its message is to be sent again, since the server did not take it.
+    again: Option<Instant>,
+}
+
+/// What became of a message.
+enum Sent {
+    /// The server has it.
+    Taken,
+    /// It may, or may not: it is to be sent again.
+    Unsure,
+    /// It will never take it, and why.
+    Refused(String),
+    /// It was taken back before an agent had it.
+    TakenBack,
+}
+
+impl State {
+    async fn open(
+        connection: &Connection,
+        build: Build,
+        workers: Arc<AtomicUsize>,
+    ) -> Result<Self, Error> {
+        let (changed, changes) = mpsc::unbounded_channel();
+        let names = Names::new(&connection.namespace, build);
+        let link = Link::open(connection, names, changed).await?;
+        let stream = link.stream().await?;
+        let pool = crate::random_name();
+        let inbox = link.client.new_inbox();
+        let subscribe = async |subject: String| {
+            let subscribed = link.client.subscribe(subject).await;
+            subscribed.map_err(|error| error::cluster(format!("could not subscribe: {error}")))
+        };
+        let outcomes = subscribe(link.names.outcomes(&pool)).await?;
+        let answers = subscribe(inbox.clone()).await?;
+        let (sending, sent) = mpsc::unbounded_channel();
+        let mut state = Self {
+            link,
+            stream,
+            pool,
+            patience: connection.patience,
+            changes,
+            outcomes,
+            answers,
+            inbox,
+            roll: Roll::default(),
+            workers,
+            out: HashMap::new(),
+            sent,
+            sending,
+            disconnected: None,
+            is_back: false,
+            deserted: None,
+            next_roll: Instant::now(),
+        };
+        state.await_workers(connection).await?;
+        Ok(state)
+    }
+
+    /// Waits until there are as many workers as there should be.
+    async fn await_workers(&mut self, connection: &Connection) -> Result<(), Error> {
+        let (wanted, timeout) = connection.awaited.unwrap_or((1, Duration::ZERO));
+        let deadline = Instant::now() + timeout;
+        loop {
+            self.call_roll().await;
+            let until =
+                Instant::now() + Duration::from_millis(if timeout.is_zero() { 1000 } else { 250 });
+            while let Ok(Some(answer)) =
+                tokio::time::timeout_at(until.into(), self.answers.next()).await
+            {
+                let is_nobody = self.take_answer(&answer);
+                if self.roll.workers() >= wanted || (is_nobody && timeout.is_zero()) {
+                    break;
+                }
+            }
+            if self.roll.workers() >= wanted {
+                return Ok(());
+            }
+            if let Some(said) = self.link.objection() {
+                return Err(self.link.denied("ask which workers are there", &said));
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let others = self.others().await;
+        let place = connection.place();
+        let namespace = &connection.namespace;
+        let build = self.link.names.build;
+        let there = match self.roll.workers() {
+            0 => {
+                format!("no worker of this build ({build}) is at {place}, namespace {namespace:?}")
+            }
+            there => {
+                format!("only {there} of {wanted} workers of this build ({build}) are at {place}")
+            }
+        };
+        let text = format!(
+            "{there}{others}: start this very program there with MP_ROLE=worker and MP_CLUSTER set"
+        );
+        match timeout.is_zero() {
+            true => Err(error::cluster(format!(
+                "{text}, or wait for it by `Connection::wait_for_workers`"
+            ))),
+            false => Err(error::timed_out(format!("{text}; waited for {timeout:?}"))),
+        }
+    }
+
+    /// The workers of other builds, for a message.
+    async fn others(&self) -> String {
+        let inbox = self.link.client.new_inbox();
+        let Ok(mut answers) = self.link.client.subscribe(inbox.clone()).await else {
+            return String::new();
+        };
+        let roll = self.link.names.roll();
+        let asked = self.link.client.publish_with_reply(roll, inbox, "".into());
+        if asked.await.is_err() {
+            return String::new();
+        }
+        let mut others: HashMap<String, usize> = HashMap::new();
+        let until = Instant::now() + Duration::from_millis(200);
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until.into(), answers.next()).await {
+            if answer.status == Some(StatusCode::NO_RESPONDERS) {
+                break;
+            }
+            if let Ok(presence) = serde_json::from_slice::<Presence>(&answer.payload)
+                && presence.build != self.link.names.build.to_string()
+            {
+                *others.entry(presence.build).or_default() += presence.workers;
+            }
+        }
+        if others.is_empty() {
+            return String::new();
+        }
+        let mut told: Vec<_> = others
+            .into_iter()
+            .map(|(build, workers)| format!("{workers} of build {build}"))
+            .collect();
+        told.sort();
+        format!(", though {} are", told.join(" and "))
+    }
+
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let closing = loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Ship(shipment)) => self.ship(shipment),
+                    Some(Command::Withdraw(id)) => self.take_back(id),
+                    Some(Command::Cancel(id)) => self.cancel(id).await,
+                    Some(Command::Broadcast(broadcast)) => self.broadcast(broadcast),
+                    Some(Command::Close(closing)) => break Some(closing),
+                    None => break None,
+                },
+                Some(message) = self.outcomes.next() => self.take_outcomes(&message).await,
+                Some((id, sent)) = self.sent.recv() => self.note_sent(id, sent),
+                Some(answer) = self.answers.next() => {
+                    self.take_answer(&answer);
+                }
+                Some(change) = self.changes.recv() => self.note_change(change).await,
+                _ = tick.tick() => self.look_after().await,
+            }
+        };
+        self.close().await;
+        drop(closing);
+    }
+
+    /// Sends a job's message.
+    fn ship(&mut self, shipment: Shipment) {
+        let id = shipment.id();
+        let again = None;
+        self.out.insert(id, Outstanding { shipment, again });
+        self.send(id);
+    }
+
+    /// Sends the message of a job that is out, if it still is.
+    fn send(&mut self, id: u64) {
+        let Some(Outstanding { shipment, again }) = self.out.get_mut(&id) else {
+            return;
+        };
+        *again = None;
+        let (count, items) = shipment.items();
+        let order = Order {
+            task: shipment.task().to_owned(),
+            count,
+            limit: shipment.limit().map(|limit| limit.as_nanos() as u64),
+        };
+        let payload = message::pack(&order, items);
+        let most = self.link.client.max_payload();
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", format!("{}.{id}", self.pool));
+        let subject = self.link.names.task(&self.pool, id);
+        let context = self.link.context.clone();
+        let sending = self.sending.clone();
+        tokio::spawn(async move {
+            let len = payload.len();
+            let sent = match context
+                .publish_with_headers(subject, headers, payload.into())
+                .await
+            {
+                Ok(taken) => taken.await.map(drop),
+                Err(error) => Err(error),
+            };
+            let sent = match sent {
+                Ok(()) => Sent::Taken,
+                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                    Sent::Refused(format!(
+                        "its arguments take {len} bytes, and the server takes {most}"
+                    ))
+                }
+                Err(_) => Sent::Unsure,
+            };
+            let _ = sending.send((id, sent));
+        });
+    }
+
+    fn note_sent(&mut self, id: u64, sent: Sent) {
+        match sent {
+            Sent::Taken => {}
+            Sent::Unsure => {
+                if let Some(out) = self.out.get_mut(&id) {
+                    out.again = Some(Instant::now() + TICK);
+                }
+            }
+            Sent::Refused(why) => {
+                if let Some(out) = self.out.remove(&id) {
+                    out.shipment.refuse(&why);
+                }
+            }
+            Sent::TakenBack => {
+                if let Some(out) = self.out.remove(&id) {
+                    out.shipment.refuse("it was taken back");
+                }
+            }
+        }
+    }
+
+    /// Has the server forget a message that no agent has yet.
+    fn take_back(&self, id: u64) {
+        let subject = self.link.names.task(&self.pool, id);
+        let stream = self.stream.clone();
+        let sending = self.sending.clone();
+        tokio::spawn(async move {
+            if let Ok(purged) = stream.purge().filter(subject).await
+                && purged.purged > 0
+            {
+                let _ = sending.send((id, Sent::TakenBack));
+            }
+        });
+    }
+
+    async fn cancel(&mut self, id: u64) {
+        self.take_back(id);
+        self.tell_agents(Some(id)).await;
+        if let Some(out) = self.out.remove(&id) {
+            out.shipment.lose("it was cancelled");
+        }
+    }
+
+    /// Has every agent that is there run a task once in each of its workers.
+    fn broadcast(&self, broadcast: Broadcast) {
+        let agents = self.roll.agents().map(|agent| {
+            broadcast.to(
+                agent.clone(),
+                self.link.client.clone(),
+                self.link.names.broadcast(&agent.agent),
+            )
+        });
+        let agents = futures_util::future::join_all(agents);
+        let answered = broadcast.answered.clone();
+        tokio::spawn(async move {
+            let _ = answered.send(agents.await.concat());
+        });
+    }
+
+    async fn tell_agents(&self, id: Option<u64>) {
+        let pool = self.pool.clone();
+        let cancelled = message::pack_head(&Cancelled { pool, id });
+        let subject = self.link.names.cancelled();
+        // Whom it does not reach finds nobody who takes the outcomes.
+        let _ = self.link.client.publish(subject, cancelled.into()).await;
+    }
+
+    /// Takes the outcomes of a job, and says that they were taken.
+    async fn take_outcomes(&mut self, message: &Message) {
+        if let Some((report, records)) = message::unpack::<Report>(&message.payload)
+            && let Some(out) = self.out.remove(&report.id)
+        {
+            let elapsed = Duration::from_nanos(report.elapsed);
+            out.shipment.finish(records, elapsed);
+        }
+        // Also of those that were taken before: the agent did not hear of it.
+        if let Some(reply) = message.reply.clone() {
+            let _ = self.link.client.publish(reply, "".into()).await;
+        }
+    }
+
+    // Who is there.
+
+    async fn call_roll(&mut self) {
+        self.next_roll = Instant::now() + ROLL_CALL;
+        let roll = self.link.names.roll_of_build();
+        let inbox = self.inbox.clone();
+        let _ = self
+            .link
+            .client
+            .publish_with_reply(roll, inbox, "".into())
+            .await;
+    }
+
+    /// Takes an answer to the roll call; whether it is that nobody is there.
+    fn take_answer(&mut self, answer: &Message) -> bool {
+        let is_nobody = answer.status == Some(StatusCode::NO_RESPONDERS);
+        if is_nobody {
+            self.roll.clear();
+        } else if let Ok(presence) = serde_json::from_slice::<Presence>(&answer.payload) {
+            self.roll.note(presence);
+        }
+        self.count_workers();
+        is_nobody
+    }
+
+    fn count_workers(&mut self) {
+        let workers = self.roll.workers();
+        self.workers.store(workers, Ordering::Relaxed);
+        self.deserted = match workers {
+            0 => self.deserted.or_else(|| Some(Instant::now())),
+            _ => None,
+        };
+    }
+
+    // What may go wrong.
+
+    async fn note_change(&mut self, change: Change) {
+        match change {
+            Change::Disconnected => {
+                self.disconnected.get_or_insert_with(Instant::now);
+                self.is_back = false;
+            }
+            Change::Connected => {
+                self.is_back = self.disconnected.is_some();
+                self.restore().await;
+            }
+        }
+    }
+
+    /// Goes on after a reconnect, once the server has our stream again.
+    async fn restore(&mut self) {
+        if !self.is_back {
+            return;
+        }
+        // It may be another by now, without what was in it.
+        let Ok(stream) = self.link.stream().await else {
+            return;
+        };
+        self.stream = stream;
+        self.is_back = false;
+        self.disconnected = None;
+        let out: Vec<_> = self.out.keys().copied().collect();
+        for id in out {
+            self.send(id);
+        }
+        self.call_roll().await;
+    }
+
+    /// Does what is due: sends again what was not taken, asks who is there, gives up.
+    async fn look_after(&mut self) {
+        self.restore().await;
+        let now = Instant::now();
+        if self.disconnected.is_none() {
+            if now >= self.next_roll {
+                self.roll.age();
+                self.count_workers();
+                self.call_roll().await;
+            }
+            let due = |out: &Outstanding| out.again.is_some_and(|again| again <= now);
+            let due: Vec<_> = self
+                .out
+                .iter()
+                .filter(|(_, out)| due(out))
+                .map(|(id, _)| *id)
+                .collect();
+            for id in due {
+                self.send(id);
+            }
+        }
+        let patience = self.patience;
+        let is_over = |since: Option<Instant>| since.is_some_and(|since| now - since >= patience);
+        if is_over(self.disconnected) {
+            self.give_up(&format!(
+                "there has been no connection to the server for {patience:?}"
+            ));
+        } else if self.disconnected.is_none() && is_over(self.deserted) {
+            self.give_up(&format!(
+                "there has been no worker of this build for {patience:?}"
+            ));
+        }
+    }
+
+    /// Fails all that is out.
+    fn give_up(&mut self, why: &str) {
+        let out: Vec<_> = self.out.drain().collect();
+        for (id, Outstanding { shipment, .. }) in out {
+            shipment.lose(why);
+            self.take_back(id);
+        }
+    }
+
+    /// Has the server and the agents forget this pool.
+    async fn close(&mut self) {
+        self.out.clear();
+        self.tell_agents(None).await;
+        let purge = self
+            .stream
+            .purge()
+            .filter(self.link.names.tasks_of_pool(&self.pool));
+        let said = async {
+            let _ = purge.await;
+            let _ = self.link.client.flush().await;
+        };
+        if let Err(late) = tokio::time::timeout(CLOSING, said).await {
+            // The agents find nobody who takes the outcomes.
+            let _: tokio::time::error::Elapsed = late;
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! A server of one's own, and agents that are other processes of this very binary.
+
+#![allow(dead_code, reason = "each test binary uses some of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use mp_cluster::{Connect, Connection, Pool};
+use tempfile::TempDir;
+
+/// A server that ends with the test, and whatever it kept with it.
+pub(crate) struct Server {
+    process: Child,
+    port: u16,
+    directory: TempDir,
+    configuration: String,
+}
+
+impl Server {
+    /// Starts one; without a server to be had it says so, and the test is skipped.
+    pub(crate) fn start() -> Option<Self> {
+        Self::configured("jetstream { store_dir: $STORE }")
+    }
+
+    /// As `start`, with the rest of its configuration.
+    pub(crate) fn configured(configuration: &str) -> Option<Self> {
+        let program = program()?;
+        let directory = tempfile::tempdir().expect("a directory of its own");
+        let port = free_port();
+        let process = run(program, port, directory.path(), configuration);
+        let server = Self {
+            process,
+            port,
+            directory,
+            configuration: configuration.to_owned(),
+        };
+        server.await_port();
+        Some(server)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn connection(&self) -> Connection {
+        let mut connection = Connection::new(self.url());
+        connection.wait_for_workers(1, Duration::from_secs(60));
+        connection
+    }
+
+    /// A pool of the workers that are there, once there are so many.
+    pub(crate) fn pool(&self, workers: usize) -> Pool {
+        let mut connection = self.connection();
+        connection.wait_for_workers(workers, Duration::from_secs(60));
+        Pool::builder()
+            .connect(connection)
+            .expect("workers come, and the server is there")
+    }
+
+    /// Starts an agent with so many workers.
+    pub(crate) fn agent(&self, workers: usize) -> Agent {
+        Agent::start(&self.url(), workers)
+    }
+
+    /// Kills the server.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().expect("it is ours");
+        self.process.wait().expect("it is ours");
+    }
+
+    /// Starts it again, with what it has kept.
+    pub(crate) fn restart(&mut self) {
+        let program = program().expect("it was there before");
+        self.process = run(
+            program,
+            self.port,
+            self.directory.path(),
+            &self.configuration,
+        );
+        self.await_port();
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn await_port(&self) {
+        eventually("the server answers", || {
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn run(program: &Path, port: u16, directory: &Path, configuration: &str) -> Child {
+    let store = directory.join("store");
+    let file = directory.join("nats.conf");
+    let text = configuration
+        .replace("$STORE", &format!("{:?}", store.to_str().expect("UTF-8")))
+        .replace("$DIR", directory.to_str().expect("UTF-8"));
+    std::fs::write(&file, text).expect("the directory is ours");
+    mp_cluster::command(program)
+        .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c"])
+        .arg(&file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the server starts")
+}
+
+/// The server's program, found or fetched once.
+fn program() -> Option<&'static Path> {
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let find = || {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/nats-server");
+        let found = Command::new(script).output().expect("the script runs");
+        let path = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+        if found.status.success() {
+            return Some(PathBuf::from(path));
+        }
+        let why = String::from_utf8_lossy(&found.stderr).trim().to_owned();
+        eprintln!("skipped: {why}");
+        None
+    };
+    PROGRAM.get_or_init(find).as_deref()
+}
+
+/// One that nobody has now.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+    listener.local_addr().expect("it has one").port()
+}
+
+/// A process that serves; it is killed with the test.
+pub(crate) struct Agent(Child);
+
+impl Agent {
+    /// Starts this binary again, as a worker; it comes to the test `serve`.
+    pub(crate) fn start(url: &str, workers: usize) -> Self {
+        Self::with(url, workers, |_| {})
+    }
+
+    /// Of another binary.
+    pub(crate) fn of(binary: &Path, url: &str, workers: usize) -> Self {
+        Self::run(binary, url, workers, |_| {})
+    }
+
+    pub(crate) fn with(url: &str, workers: usize, more: impl FnOnce(&mut Command)) -> Self {
+        let binary = std::env::current_exe().expect("this very binary");
+        Self::run(&binary, url, workers, more)
+    }
+
+    fn run(binary: &Path, url: &str, workers: usize, more: impl FnOnce(&mut Command)) -> Self {
+        let mut command = mp_cluster::command(binary);
+        command
+            .args(["--exact", "serve", "--nocapture"])
+            .env("MP_CLUSTER", url)
+            .env("MP_ROLE", "worker")
+            .env("WORKERS", workers.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        more(&mut command);
+        Self(command.spawn().expect("the agent starts"))
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().expect("it is ours");
+        self.0.wait().expect("it is ours");
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
+        // SAFETY: a system call; the process is ours and was not waited for.
+        let sent = unsafe { libc::kill(self.pid(), signal) };
+        assert_eq!(sent, 0);
+    }
+
+    /// Waits until it has ended by itself, and returns its exit code.
+    pub(crate) fn join(mut self) -> Option<i32> {
+        let process = &mut self.0;
+        eventually("the agent ends", || {
+            process.try_wait().expect("it is ours").is_some()
+        });
+        process.wait().expect("it is ours").code()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the test `serve` does: nothing, unless this process was started as an agent.
+pub(crate) fn serve() {
+    let Ok(workers) = std::env::var("WORKERS") else {
+        return;
+    };
+    let workers = workers.parse().expect("a number");
+    let pool = Pool::new(workers);
+    panic!("an agent does not come back: {pool:?}");
+}
+
+/// Waits until something is so.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not within a minute");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
