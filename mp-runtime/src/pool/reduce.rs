@@ -117,7 +117,7 @@ pub(super) fn merge(
             values.extend_from_slice(plain(&mut records)?);
             out.truncate(0);
             let tag = call::run(merge, &mut values.as_slice(), &mut out).ok()?;
-            if tag != Tag::Value || !transfer::take_sent().is_empty() {
+            if tag != Tag::Value || transfer::take_sent().is_some() {
                 return None;
             }
             values.clear();

@@ -341,13 +341,11 @@ impl<'a> Worker<'a> {
             at = next;
             fault!("pool.item");
             let start = out.len();
-            let kept = call::run(task, &mut arguments, out).and_then(|_| {
-                let sent = transfer::take_sent();
-                match sent.is_empty() {
-                    true => Ok(()),
-                    false => self.attach(job, sent, start, out),
-                }
-            });
+            let kept =
+                call::run(task, &mut arguments, out).and_then(|_| match transfer::take_sent() {
+                    None => Ok(()),
+                    Some(sent) => self.attach(job, sent, start, out),
+                });
             if let Err(Full) = kept {
                 out.truncate(start);
                 // Before the progress says that no item is being run: this one was.

@@ -55,15 +55,15 @@ impl Call<'_> {
     /// The bytes are no value of the type; the reason is kept.
     #[inline]
     pub fn argument<T: Transfer>(&mut self, name: &'static str) -> Result<T, Stop> {
-        self.phase = Phase::Decoding(name, type_name::<T>);
-        codec::decode(&mut self.input)
-            .map_err(|error| self.refuse(Refusal::argument(name, type_name::<T>(), error.message)))
+        let during = During::new(self, Phase::Decoding(name, type_name::<T>));
+        let result = codec::decode(&mut during.call.input);
+        during.end();
+        result.map_err(|error| self.refuse_argument::<T>(name, error))
     }
 
     /// Notes that all arguments are there and the task's function begins.
     #[inline]
     pub fn start(&mut self) {
-        self.phase = Phase::Running;
         // What the function drops is not to live on in the message that brought it.
         self.delivery = None;
     }
@@ -75,26 +75,60 @@ impl Call<'_> {
     /// It can't be encoded; the reason is kept.
     #[inline]
     pub fn finish<T: Returned>(&mut self, value: T) -> Result<(), Stop> {
-        self.phase = Phase::Encoding(type_name::<T>);
-        codec::encode(&value, self.out).map_err(|error| self.refuse_result::<T>(error))?;
+        let during = During::new(self, Phase::Encoding(type_name::<T>));
+        let result = codec::encode(&value, during.call.out);
+        during.end();
+        result.map_err(|error| self.refuse_result::<T>(error))?;
         self.phase = Phase::Done;
         Ok(())
+    }
+
+    #[cold]
+    fn refuse_argument<T>(&mut self, name: &'static str, error: DecodeError) -> Stop {
+        let mut refusal = Refusal::argument(name, type_name::<T>(), error.message);
+        refusal.bytes = prefix(self.input);
+        self.phase = Phase::Decoding(name, type_name::<T>);
+        self.refuse(refusal)
     }
 
     #[cold]
     fn refuse_result<T>(&mut self, error: EncodeError) -> Stop {
         let mut refusal = Refusal::result(type_name::<T>(), error.to_string());
         refusal.out_of_memory = error.kind == EncodeErrorKind::Full;
+        self.phase = Phase::Encoding(type_name::<T>);
         self.refuse(refusal)
     }
 
-    #[cold]
-    fn refuse(&mut self, mut refusal: Refusal) -> Stop {
-        if let Phase::Decoding(..) = self.phase {
-            refusal.bytes = prefix(self.input);
-        }
+    fn refuse(&mut self, refusal: Refusal) -> Stop {
         self.refusal = Some(Box::new(refusal));
         Stop(())
+    }
+}
+
+/// User code that encodes or decodes: should it panic, the call knows in which phase. Otherwise
+/// nothing is noted, which costs something for each item.
+struct During<'c, 'a> {
+    call: &'c mut Call<'a>,
+    phase: Phase,
+}
+
+impl<'c, 'a> During<'c, 'a> {
+    #[inline]
+    fn new(call: &'c mut Call<'a>, phase: Phase) -> Self {
+        Self { call, phase }
+    }
+
+    /// It came back.
+    #[inline]
+    fn end(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for During<'_, '_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.call.phase = self.phase;
     }
 }
 
@@ -119,11 +153,16 @@ pub(crate) enum Tag {
 }
 
 impl Tag {
+    #[inline]
     fn from_bits(bits: u32) -> Option<Self> {
-        let tags = [Self::Value, Self::Panic, Self::NotDecoded, Self::NotEncoded];
-        tags.into_iter()
-            .chain([Self::Failed])
-            .find(|tag| *tag as u32 == bits)
+        Some(match bits {
+            0 => Self::Value,
+            1 => Self::Panic,
+            2 => Self::NotDecoded,
+            3 => Self::NotEncoded,
+            4 => Self::Failed,
+            _ => return None,
+        })
     }
 }
 
@@ -332,8 +371,9 @@ impl Record {
     #[inline]
     fn set_header(&self, tag: Tag, len: u32, out: &mut Buffer) {
         let header = (tag as u32) << TAG_SHIFT | len;
-        let place = &mut out.as_mut_slice()[self.start..][..HEADER];
-        place.copy_from_slice(&header.to_le_bytes());
+        if let Some(place) = out.as_mut_slice()[self.start..].first_chunk_mut() {
+            *place = header.to_le_bytes();
+        }
     }
 
     /// Replaces the payload.

@@ -181,15 +181,14 @@ fn collect_sent(depth: u32) -> Sent {
     })
 }
 
-/// Takes the handles that were serialised so far in the innermost [`sending`] of this thread: for
-/// those who encode many values in one.
+/// Takes the handles that were serialised so far in the innermost [`sending`] of this thread, if
+/// there are any: for those who encode many values in one.
 #[inline]
-pub(crate) fn take_sent() -> Sent {
-    if HAS_SENT.get() {
-        collect_sent(SENDING.get())
-    } else {
-        Sent::default()
-    }
+pub(crate) fn take_sent() -> Option<Sent> {
+    HAS_SENT
+        .get()
+        .then(|| collect_sent(SENDING.get()))
+        .filter(|sent| !sent.is_empty())
 }
 
 /// Runs `decode`, in which handles may be deserialised.
