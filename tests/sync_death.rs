@@ -248,6 +248,39 @@ fn barrier_breaks_when_a_party_dies() {
     });
 }
 
+/// Gives a barrier to a child, kills it, and sees to what it has left.
+#[mp::task]
+fn bury_a_party(barrier: Barrier, ready: Event) {
+    let party = start(Process::new(stay_away, (barrier, ready.clone())).env(FAULT, "none"));
+    ready.wait();
+    party.kill();
+    let _ = party.join();
+}
+
+#[test]
+fn burial_that_is_broken_off_breaks_a_barrier_once() {
+    let _watchdog = watchdog(120);
+    alone("burial_that_is_broken_off_breaks_a_barrier_once", || {
+        for fault in ["barrier.reporting", "barrier.reported", "reap.let_go"] {
+            scenario(fault, move || {
+                let (barrier, ready) = (Barrier::new(2).unwrap(), Event::new().unwrap());
+                let bury = Process::new(bury_a_party, (barrier.clone(), ready));
+                dies_at(fault, bury);
+                is_whole(&barrier);
+            });
+        }
+        scenario("a reset before another buries", || {
+            let (barrier, ready) = (Barrier::new(2).unwrap(), Event::new().unwrap());
+            let bury = Process::new(bury_a_party, (barrier.clone(), ready));
+            let burier = start(bury.env(FAULT, "stop@barrier.reported"));
+            eventually(|| barrier.is_broken());
+            barrier.reset();
+            kill(&burier);
+            assert!(!barrier.is_broken());
+        });
+    });
+}
+
 // Conditions.
 
 #[mp::task]

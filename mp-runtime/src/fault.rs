@@ -1,5 +1,6 @@
 //! Named points at which a test can have a process killed: `MP_FAULT=put.linked` kills it with
-//! SIGKILL the first time it gets there, `put.linked:3` the third time.
+//! SIGKILL the first time it gets there, `put.linked:3` the third time; `stop@put.linked` stops it there
+//! with SIGSTOP, so that others can do something before it is killed.
 //!
 //! Without the feature `faults` the points do not exist.
 
@@ -29,11 +30,18 @@ pub(crate) fn reached(name: &str) {
         }
         wanted
     });
-    if let Some((wanted, count)) = wanted
-        && wanted == name
-        && SEEN.fetch_add(1, Ordering::Relaxed) + 1 == count
-    {
-        crate::sys::process::kill_self();
+    let Some((wanted, count)) = wanted else {
+        return;
+    };
+    let (wanted, stops) = match wanted.strip_prefix("stop@") {
+        Some(wanted) => (wanted, true),
+        None => (wanted.as_str(), false),
+    };
+    if wanted == name && SEEN.fetch_add(1, Ordering::Relaxed) + 1 == count {
+        match stops {
+            true => crate::sys::process::stop_self(),
+            false => crate::sys::process::kill_self(),
+        }
     }
 }
 

@@ -34,13 +34,14 @@ shared! {
         id: AtomicU64,
         /// Held while a death is being settled.
         pub(super) reaping: RawMutex,
-        _pad: AtomicU32,
+        /// Whose death that is, as the bits of a holder.
+        pub(super) burying: AtomicU32,
         pub(super) redo: crate::shm::redo::Redo,
     }
 }
 
 /// "mp arena" and the version of the layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"mparena\x02");
+const MAGIC: u64 = u64::from_le_bytes(*b"mparena\x03");
 
 const ROSTER: u64 = 4096;
 pub(super) const TABLE: u64 = (ROSTER + Roster::LEN).next_multiple_of(4096);

@@ -60,11 +60,14 @@ impl Program {
     /// Buries every process that was found dead, also those whose burial was broken off.
     fn settle_the_dead(&self) {
         match self.header().reaping.lock(self.roster, Deadline::NEVER) {
-            Ok(Acquired::Clean) => {}
-            Ok(Acquired::Inherited(_)) => self.header().redo.finish(self.region()),
+            Ok(Acquired::Clean) => SETTLING.set(true),
+            Ok(Acquired::Inherited(_)) => {
+                SETTLING.set(true);
+                self.header().redo.finish(self.region());
+                self.finish_burial();
+            }
             Err(_) => unreachable!("the reaping lock is never marked and has no deadline"),
         }
-        SETTLING.set(true);
         // Until a whole pass finds nobody: more may be found dead meanwhile.
         loop {
             let mut any = false;
@@ -83,9 +86,24 @@ impl Program {
         self.header().reaping.unlock(self.roster);
     }
 
+    /// Does again the burial in which the last holder of the reaping lock died, before any other: how far
+    /// a step of it came is on record for one at a time.
+    #[cold]
+    fn finish_burial(&self) {
+        let begun = Holder::from_bits(self.header().burying.load(Ordering::Relaxed));
+        let Some(dead) = begun else { return };
+        let slot = self.roster.slot(dead.slot());
+        let next = (dead.generation() + 1) % Holder::GENERATIONS;
+        if slot.state() == (State::Dead, next) {
+            self.settle_one(dead.slot(), slot, next);
+        }
+    }
+
     fn settle_one(&self, index: u32, slot: &'static Slot, generation: u32) {
         let was = (generation + Holder::GENERATIONS - 1) % Holder::GENERATIONS;
         let dead = Holder::new(index, was);
+        // Relaxed: read under the lock only.
+        self.header().burying.store(dead.bits(), Ordering::Relaxed);
         // The dead one may have taken a wake-up with it that was meant for another.
         for thread in &slot.threads {
             let sleeping = thread.sleeping.load(Ordering::Acquire);

@@ -14,7 +14,7 @@ use crate::deadline::Deadline;
 use crate::fault::fault;
 use crate::loom::{AtomicU32, AtomicU64, Ordering};
 use crate::sync::raw::{
-    Acquired, Bell, Cause, Holder, Peers, RawBarrier, RawEvent, RawMutex, RawRw, RawShares,
+    Acquired, Bell, Holder, Peers, RawBarrier, RawEvent, RawMutex, RawRw, RawShares,
 };
 
 /// Processes of a program that may be alive at once.
@@ -201,7 +201,6 @@ impl Kind {
                 ..Layout::PLAIN
             },
             Self::Barrier => Layout {
-                bells: &[RawBarrier::BELL],
                 is_barrier: true,
                 ..Layout::PLAIN
             },
@@ -398,7 +397,7 @@ impl Table {
         }
         if layout.is_barrier {
             let barrier: &RawBarrier = self.region.at(payload);
-            barrier.abort(self.peers, Cause::Died);
+            barrier.report_death(self.peers, dead);
         }
         for offset in layout.bells {
             let bell: &Bell = self.region.at(payload + offset);

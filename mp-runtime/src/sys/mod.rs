@@ -105,7 +105,7 @@ pub(crate) mod process {
     use std::ffi::{CStr, CString};
 
     #[cfg(feature = "faults")]
-    pub(crate) use super::platform::process::kill_self;
+    pub(crate) use super::platform::process::{kill_self, stop_self};
     pub(crate) use super::{
         claim::Fingerprint,
         platform::{

@@ -286,6 +286,11 @@ pub(crate) mod process {
         std::process::abort()
     }
 
+    #[cfg(feature = "faults")]
+    pub(crate) fn stop_self() {
+        std::process::abort()
+    }
+
     pub(crate) fn on_exit(_f: extern "C" fn()) -> io::Result<()> {
         unsupported()
     }

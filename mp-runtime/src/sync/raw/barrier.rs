@@ -3,7 +3,7 @@
 //! Arriving, passing, breaking and resetting are each one compare-and-set, so a death leaves nothing
 //! half done: what it leaves is a party that will not come, and for that the barrier is broken.
 
-use super::{Bell, Peers};
+use super::{Holder, Peers};
 use crate::deadline::Deadline;
 use crate::fault::fault;
 use crate::loom::{AtomicU32, AtomicU64, Ordering};
@@ -17,20 +17,25 @@ const ARRIVALS: u64 = MAX_PARTIES as u64;
 /// Why the barrier is broken; zero if it is not.
 const CAUSE: u64 = 3 << CAUSE_SHIFT;
 const CAUSE_SHIFT: u32 = 16;
-const RESET: u64 = 1 << 18;
-const RESETS: u64 = ((1 << 22) - 1) * RESET;
+/// Changes with each death that was reported.
+const DEATH: u64 = 1 << 18;
+const RESET: u64 = 1 << 19;
+const RESETS: u64 = ((1 << 21) - 1) * RESET;
 const PASS_SHIFT: u32 = 40;
 
 /// The barrier. All zeros is one that was not opened yet.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct RawBarrier {
-    /// `{ passes: 24 bits, resets: 22 bits, cause: 2 bits, arrived: 16 bits }`.
+    /// `{ passes: 24 bits, resets: 21 bits, deaths: 1 bit, cause: 2 bits, arrived: 16 bits }`.
     word: AtomicU64,
     /// How many arrivals make a pass. Written once, before the barrier is shared.
     parties: AtomicU32,
-    /// Rung when the parties may go on, or shall not.
-    bell: Bell,
+    /// What the parties sleep on. Changes after each change of the word that lets them go on, or tells
+    /// them that they shall not.
+    turn: AtomicU32,
+    /// The death that is being reported, and `deaths` before: `{ holder: 32 bits, deaths: 1 bit }`.
+    report: AtomicU64,
 }
 
 /// Why a barrier is broken.
@@ -66,16 +71,13 @@ pub(crate) struct Arrival {
 }
 
 impl RawBarrier {
-    /// Where the bell is, in bytes.
-    #[cfg(not(loom))]
-    pub(crate) const BELL: u64 = std::mem::offset_of!(Self, bell) as u64;
-
     #[cfg(all(test, loom))]
     pub(crate) fn new(parties: u32) -> Self {
         Self {
             word: AtomicU64::new(0),
             parties: AtomicU32::new(parties),
-            bell: Bell::new(),
+            turn: AtomicU32::new(0),
+            report: AtomicU64::new(0),
         }
     }
 
@@ -126,10 +128,11 @@ impl RawBarrier {
                     self.abort(peers, Cause::TimedOut);
                     continue;
                 }
-                let ticket = self.bell.listen();
+                // Acquire: as in `wait`.
+                let turn = self.turn.load(Ordering::Acquire);
                 seen = self.word.load(Ordering::Acquire);
                 if arrived(seen) >= parties && cause(seen).is_none() {
-                    self.bell.wait(peers, ticket, deadline);
+                    peers.sleep(&self.turn, turn, None, deadline);
                 }
                 continue;
             }
@@ -165,7 +168,7 @@ impl RawBarrier {
         {
             Ok(_) => {
                 fault!("barrier.passed");
-                self.bell.ring_all(peers);
+                self.next_turn(peers);
                 Ok(())
             }
             Err(now) => Err(outcome(arrival.word, now)
@@ -182,7 +185,9 @@ impl RawBarrier {
         deadline: Deadline,
     ) -> Result<(), Stopped> {
         loop {
-            let ticket = self.bell.listen();
+            // Acquire: pairs with the Release in `next_turn`. Who finds the new turn finds the change
+            // that it is for, and who finds the old one does not sleep on it once it is over.
+            let turn = self.turn.load(Ordering::Acquire);
             // Acquire: pairs with the Release in `pass`.
             let now = self.word.load(Ordering::Acquire);
             if let Some(outcome) = outcome(arrival.word, now) {
@@ -197,13 +202,13 @@ impl RawBarrier {
                 }
                 continue;
             }
-            self.bell.wait(peers, ticket, deadline);
+            peers.sleep(&self.turn, turn, None, deadline);
         }
     }
 
     /// Breaks the barrier, unless it is broken: all who wait are told, and all who come.
     pub(crate) fn abort(&self, peers: &(impl Peers + ?Sized), cause: Cause) {
-        // False if it is broken already: who broke it rings.
+        // False if it is broken already: who broke it begins the turn.
         let _ = self.break_while(peers, cause, |_| true);
     }
 
@@ -216,7 +221,38 @@ impl RawBarrier {
                 let resets = word.wrapping_add(RESET) & RESETS;
                 Some((word & !(RESETS | CAUSE | ARRIVALS)) | resets)
             });
-        self.bell.ring_all(peers);
+        self.next_turn(peers);
+    }
+
+    /// Breaks the barrier because a process died that has a handle of it. Under the reaping lock. Done
+    /// again, because who did it died as well, it does not break what was reset meanwhile.
+    pub(crate) fn report_death(&self, peers: &(impl Peers + ?Sized), dead: Holder) {
+        // Acquire: a report that broke the barrier was begun before.
+        let seen = self.word.load(Ordering::Acquire);
+        let begun = self.report.load(Ordering::Relaxed);
+        let of_dead = u64::from(dead.bits()) << 1;
+        let deaths = |word: u64| u64::from(word & DEATH != 0);
+        if begun != of_dead | (deaths(seen) ^ 1) {
+            self.report.store(of_dead | deaths(seen), Ordering::Relaxed);
+            fault!("barrier.reporting");
+            // Release: pairs with the Acquire above.
+            let _ = self
+                .word
+                .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |word| {
+                    let cause = cause(word).unwrap_or(Cause::Died) as u64;
+                    Some(((word ^ DEATH) & !CAUSE) | (cause << CAUSE_SHIFT))
+                });
+            fault!("barrier.reported");
+        }
+        // In any case: the dead one may have made a change and told nobody.
+        self.next_turn(peers);
+    }
+
+    /// Wakes everybody who waits. The change must have been made.
+    fn next_turn(&self, peers: &(impl Peers + ?Sized)) {
+        // Release: pairs with the Acquire in `wait`.
+        self.turn.fetch_add(1, Ordering::Release);
+        peers.wake(&self.turn, u32::MAX);
     }
 
     fn break_while(
@@ -233,7 +269,7 @@ impl RawBarrier {
             })
             .is_ok();
         if broken {
-            self.bell.ring_all(peers);
+            self.next_turn(peers);
         }
         broken
     }
@@ -325,8 +361,7 @@ mod tests {
         });
     }
 
-    /// A waiting bit that goes down and up again while a party falls asleep must not look as if
-    /// nothing had happened: the ring for it is over.
+    /// A turn that ends while a party falls asleep must not look as if nothing had happened.
     #[test]
     fn third_pass_begins_before_a_party_of_the_second_is_asleep() {
         let mut model = loom::model::Builder::new();
@@ -354,8 +389,34 @@ mod tests {
                 move || shared.meet(1)
             });
             shared.world.die(0, &[]);
-            shared.barrier.abort(&shared.world.process(2), Cause::Died);
+            let reaper = shared.world.process(2);
+            shared.barrier.report_death(&reaper, Holder::new(0, 0));
             assert_eq!(waiter.join().unwrap(), Err(Stopped::Broken(Cause::Died)));
+        });
+    }
+
+    /// Who buries the dead party dies as well, and the barrier is reset before the next one does it
+    /// again.
+    #[test]
+    fn death_is_reported_again_while_the_barrier_is_reset() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let shared = Shared::new(2);
+            let dead = Holder::new(0, 0);
+            shared.world.die(0, &[]);
+            let reaper = shared.world.process(2);
+            shared.barrier.report_death(&reaper, dead);
+            let resetter = thread::spawn({
+                let shared = shared.clone();
+                move || shared.barrier.reset(&shared.world.process(1))
+            });
+            shared.barrier.report_death(&reaper, dead);
+            resetter.join().unwrap();
+            assert_eq!(shared.barrier.cause(), None);
+            // Another death is another matter, also of one in the same slot.
+            shared.barrier.report_death(&reaper, Holder::new(0, 1));
+            assert_eq!(shared.barrier.cause(), Some(Cause::Died));
         });
     }
 

@@ -386,6 +386,13 @@ pub(crate) fn kill_self() -> ! {
     exit_now(128 + libc::SIGKILL)
 }
 
+/// Stops this process until somebody continues or kills it.
+#[cfg(feature = "faults")]
+pub(crate) fn stop_self() {
+    // SAFETY: has no preconditions.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
 /// Has `f` called when this process exits in the ordinary way.
 pub(crate) fn on_exit(f: extern "C" fn()) -> io::Result<()> {
     // SAFETY: `f` is a function of the right kind, in code that is never unloaded: `mp` starts
