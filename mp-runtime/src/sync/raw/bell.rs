@@ -12,9 +12,8 @@ use crate::loom::{AtomicU32, Ordering, fence};
 
 /// Somebody may be asleep on the word, or about to be.
 const WAITING: u32 = 1;
-/// Changes when the waiting bit goes down: who listened before that must not fall asleep on a word that
-/// another listener has made look the same again.
-const LULL: u32 = 2;
+/// Somebody has listened since the last ring: the waiting bit must not go down for that one's sake.
+const HEARD: u32 = 2;
 /// One ring.
 const RING: u32 = 4;
 
@@ -22,7 +21,7 @@ const RING: u32 = 4;
 #[repr(transparent)]
 #[derive(Debug)]
 pub(crate) struct Bell {
-    /// `{ rings: 30 bits, lull: 1 bit, waiting: 1 bit }`.
+    /// `{ rings: 30 bits, heard: 1 bit, waiting: 1 bit }`.
     word: AtomicU32,
 }
 
@@ -49,7 +48,8 @@ impl Bell {
     /// Announces that the caller is about to wait. It must look for its change after this.
     pub(crate) fn listen(&self) -> Ticket {
         // Release: pairs with the Acquire in `ring_waiting`.
-        let ticket = self.word.fetch_or(WAITING, Ordering::Release) | WAITING;
+        let up = WAITING | HEARD;
+        let ticket = self.word.fetch_or(up, Ordering::Release) | up;
         // SeqCst: pairs with the fence in `ring`. Either the ringer sees our bit, or we see its
         // change.
         fence(Ordering::SeqCst);
@@ -105,26 +105,22 @@ impl Bell {
     fn ring_waiting(&self, peers: &(impl Peers + ?Sized), count: u32) {
         // Relaxed: the word orders nothing; the fences do. Whoever listened before and is not yet
         // asleep finds the word changed and looks again.
+        let ring = |word: u32| word.wrapping_add(RING) & !HEARD;
         let rung = self
             .word
-            .fetch_add(RING, Ordering::Relaxed)
-            .wrapping_add(RING);
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+                Some(ring(word))
+            })
+            .map_or(0, ring);
         // If it woke as many as it might there may be more: the bit stays.
         if peers.wake(&self.word, count) < count {
-            // Once for each count of rings at most, since this count is ours: the word never comes
-            // back to what somebody listened to.
-            let down = (rung & !WAITING) ^ LULL;
+            // It stays, too, if somebody has listened since our ring, or rung.
             // Acquire: pairs with the Release in `listen`. Whoever watched before it raised the bit
             // that goes down here is seen below.
-            if self
+            let down = rung & !WAITING;
+            let _ = self
                 .word
-                .compare_exchange(rung, down, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
-            {
-                // Who listened after our ring and fell asleep before the bit went down would not
-                // be seen by the next ringer.
-                peers.wake(&self.word, u32::MAX);
-            }
+                .compare_exchange(rung, down, Ordering::Acquire, Ordering::Relaxed);
         }
         // SeqCst: pairs with the fence in `listen`. Either we see who watches, or it sees the change
         // that we ring for.
