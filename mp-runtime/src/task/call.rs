@@ -618,7 +618,7 @@ mod tests {
 
     #[test]
     fn failure_that_makes_no_sense_is_a_loss() {
-        for tag in [Tag::Panic, Tag::NotDecoded, Tag::NotEncoded] {
+        for tag in [Tag::Panic, Tag::NotDecoded, Tag::NotEncoded, Tag::Failed] {
             assert!(decode_result::<u64>(tag, &[9; 9]).unwrap_err().is_lost());
         }
     }
@@ -641,7 +641,9 @@ mod tests {
             0xFF, 0xFF, 0xFF, 0x0F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
         ];
         assert_eq!(read_record(&mut huge.as_slice()), None);
-        assert_eq!(read_record(&mut [0, 0, 0, 0x40].as_slice()), None);
+        for unknown in Tag::Failed as u8 + 1..16 {
+            assert_eq!(read_record(&mut [0, 0, 0, unknown << 4].as_slice()), None);
+        }
     }
 
     #[test]
