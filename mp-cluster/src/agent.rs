@@ -13,32 +13,31 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::client::{Request, RequestErrorKind};
-use async_nats::{Client, Message, Subject, Subscriber};
-use bytes::Bytes;
+use async_nats::client::RequestErrorKind;
+use async_nats::{Message, Subject, Subscriber};
 use futures_util::StreamExt;
-use mp::__private::{
-    Encoded, build_local, pack_lost, pack_outcomes, pack_refusals, submit_encoded,
-};
-use mp::{Error, Job, Pool, PoolBuilder, TaskError};
+use mp::__private::build_local;
+use mp::{Error, Pool, PoolBuilder};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::blobs::Blobs;
 use crate::broadcast;
 use crate::build::Build;
 use crate::connection::Connection;
+use crate::errand::{End, Errand};
 use crate::error;
 use crate::link::{Change, Link, PROGRESS};
-use crate::message::{self, Cancelled, Order, Presence, Report};
+use crate::message::{self, Cancelled, Presence};
 use crate::names::Names;
 use crate::pulls::Pulls;
 
 /// How often it looks whether something is due.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a submitter that does not answer is waited for; then it is gone.
-const SILENCE: Duration = Duration::from_secs(5);
-/// How long a submitter may take to take outcomes.
-const HAND_OVER: Duration = Duration::from_secs(5);
+pub(crate) const SILENCE: Duration = Duration::from_secs(5);
+/// How long the last words may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Work that is held beyond what the workers are at: as much as they do while more is fetched.
 const AHEAD: Duration = Duration::from_millis(2);
 /// Messages of that at most.
@@ -68,6 +67,7 @@ struct Agent {
     roll: Subscriber,
     roll_of_build: Subscriber,
     broadcasts: Subscriber,
+    blobs: Blobs,
     /// The messages that it is at.
     held: HashMap<(String, u64), Held>,
     over: mpsc::UnboundedReceiver<Over>,
@@ -99,15 +99,6 @@ struct Over {
     end: End,
 }
 
-enum End {
-    /// The submitter has the outcomes, or nobody wants them.
-    Settled,
-    /// Its submitter is gone.
-    Unwanted,
-    /// The local pool runs nothing any more, and why.
-    Broken(Error),
-}
-
 impl Agent {
     async fn open(connection: &Connection, build: Build, pool: Pool) -> Result<Self, Error> {
         let (changed, changes) = mpsc::unbounded_channel();
@@ -135,6 +126,7 @@ impl Agent {
         let (hearing, heard) = mpsc::unbounded_channel();
         Ok(Self {
             pulls: Pulls::new(&link, inbox),
+            blobs: Blobs::new(&link),
             link,
             pool: Arc::new(pool),
             presence,
@@ -195,7 +187,7 @@ impl Agent {
         }
         // What was broadcast is not waited for.
         self.pool.terminate();
-        let _ = tokio::time::timeout(HAND_OVER, self.link.client.flush()).await;
+        let _ = tokio::time::timeout(LAST_WORDS, self.link.client.flush()).await;
         result
     }
 
@@ -239,40 +231,20 @@ impl Agent {
         let (stop, stopped) = watch::channel(false);
         self.held.insert(key.clone(), Held { reply, stop });
         let finishing = self.finishing.clone();
-        let work = self.begin(&message);
-        let delivery = Delivery {
+        let errand = Errand {
             client: self.link.client.clone(),
+            blobs: self.blobs.clone(),
+            pool: self.pool.clone(),
             subject: self.link.names.outcomes(&key.0),
             id,
             host: self.presence.host.clone(),
         };
         tokio::spawn(async move {
             let began = Instant::now();
-            let end = delivery.see_through(work, stopped).await;
+            let end = errand.run(&message.payload, stopped).await;
             let elapsed = began.elapsed();
             let _ = finishing.send(Over { key, elapsed, end });
         });
-    }
-
-    /// Has the local pool begin with what is in a message.
-    fn begin(&self, message: &Message) -> Work {
-        let Some((order, records)) = message::unpack::<Order>(&message.payload) else {
-            // Its submitter finds that there is no outcome for each item.
-            return Work::Refused(Vec::new());
-        };
-        let limit = order.limit.map(Duration::from_nanos);
-        let items = (order.count, records.to_vec());
-        match submit_encoded(&self.pool, &order.task, items, limit) {
-            Ok(job) => Work::Begun(job),
-            Err(error)
-                if error.is_unknown_task()
-                    || error.is_ambiguous_task()
-                    || error.is_not_decoded() =>
-            {
-                Work::Refused(pack_refusals(order.count, &error.to_string()))
-            }
-            Err(error) => Work::Impossible(error),
-        }
     }
 
     async fn note_over(&mut self, over: Over) -> Result<(), Error> {
@@ -287,6 +259,7 @@ impl Agent {
                 self.say(&held.reply, "+TERM").await;
                 self.forget(&over.key.0).await;
             }
+            End::Again => self.say(&held.reply, r#"-NAK {"delay": 1000000000}"#).await,
             End::Broken(error) => {
                 self.say(&held.reply, "-NAK").await;
                 return Err(error);
@@ -400,104 +373,6 @@ impl Agent {
         if self.link.consumer(&stream).await.is_ok() {
             self.pulls.reset();
             self.is_lost = false;
-        }
-    }
-}
-
-/// What a message has become in the local pool.
-enum Work {
-    Begun(Job<Vec<Result<Encoded, TaskError>>>),
-    /// It cannot be run: the outcomes say why.
-    Refused(Vec<u8>),
-    /// The pool runs nothing any more.
-    Impossible(Error),
-}
-
-/// The way of outcomes back.
-struct Delivery {
-    client: Client,
-    subject: String,
-    id: u64,
-    host: String,
-}
-
-impl Delivery {
-    /// Waits for the outcomes and hands them over.
-    async fn see_through(self, work: Work, mut stopped: watch::Receiver<bool>) -> End {
-        let began = Instant::now();
-        let records = match work {
-            Work::Refused(records) => records,
-            Work::Impossible(error) => return End::Broken(error),
-            Work::Begun(mut job) => tokio::select! {
-                outcomes = &mut job => match outcomes {
-                    Ok(outcomes) => self.pack(outcomes),
-                    Err(error) => return End::Broken(error),
-                },
-                Ok(()) = stopped.changed() => {
-                    job.cancel();
-                    return End::Settled;
-                }
-            },
-        };
-        let elapsed = began.elapsed().as_nanos() as u64;
-        let report = message::pack(
-            &Report {
-                id: self.id,
-                elapsed,
-            },
-            &records,
-        );
-        tokio::select! {
-            end = self.hand_over(report.into()) => end,
-            Ok(()) = stopped.changed() => End::Settled,
-        }
-    }
-
-    /// The outcomes as records, or that they are too large.
-    fn pack(&self, outcomes: Vec<Result<Encoded, TaskError>>) -> Vec<u8> {
-        /// What a message needs besides.
-        const HEAD: usize = 1024;
-        let count = outcomes.len() as u32;
-        let records = pack_outcomes(outcomes, &self.host);
-        let most = self.client.max_payload();
-        match records.len() + HEAD > most {
-            true => pack_lost(
-                count,
-                &format!(
-                    "the results of its chunk take {} bytes, and the server takes {most}",
-                    records.len()
-                ),
-            ),
-            false => records,
-        }
-    }
-
-    /// Hands outcomes over, as often as it takes: while the server is away, or has no leader, that
-    /// does not work, and they are not run again for it.
-    async fn hand_over(&self, report: Bytes) -> End {
-        let mut silent = None;
-        let mut pause = Duration::from_millis(10);
-        loop {
-            let request = Request::new()
-                .payload(report.clone())
-                .timeout(Some(HAND_OVER));
-            let answer = self
-                .client
-                .send_request(self.subject.clone(), request)
-                .await;
-            match answer.map_err(|error| error.kind()) {
-                Ok(_) => return End::Settled,
-                Err(RequestErrorKind::NoResponders) => {
-                    // It may be about to reconnect.
-                    let since = *silent.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= SILENCE {
-                        return End::Unwanted;
-                    }
-                }
-                Err(_) => silent = None,
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(500));
         }
     }
 }

@@ -39,6 +39,7 @@ impl Broadcast {
             task: self.task.clone(),
             count: 1,
             limit: self.limit.map(|limit| limit.as_nanos() as u64),
+            blob: None,
         };
         let order = message::pack(&order, &self.argument);
         async move {

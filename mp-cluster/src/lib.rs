@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod blobs;
 mod broadcast;
 mod build;
 mod connection;
+mod errand;
 mod error;
 mod link;
 mod message;

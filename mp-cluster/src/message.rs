@@ -13,6 +13,16 @@ pub(crate) struct Order {
     /// Nanoseconds that each may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<u64>,
+    /// Where the records are, if they are not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) blob: Option<Elsewhere>,
+}
+
+/// Bytes in the object store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Elsewhere {
+    pub(crate) name: String,
+    pub(crate) len: usize,
 }
 
 /// Their outcomes on the way back; behind it the records.
@@ -21,6 +31,9 @@ pub(crate) struct Report {
     pub(crate) id: u64,
     /// Nanoseconds that they took.
     pub(crate) elapsed: u64,
+    /// Where the records are, if they are not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) blob: Option<Elsewhere>,
 }
 
 /// What an agent answers to the question who is there.
@@ -68,7 +81,11 @@ mod tests {
 
     #[test]
     fn message_comes_apart_as_it_was_put_together() {
-        let report = Report { id: 7, elapsed: 9 };
+        let report = Report {
+            id: 7,
+            elapsed: 9,
+            blob: None,
+        };
         let message = pack(&report, b"records");
         assert_eq!(unpack(&message), Some((report, b"records".as_slice())));
     }

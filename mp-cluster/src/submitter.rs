@@ -16,18 +16,20 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::Stream;
-use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
+use async_nats::{HeaderMap, Message, StatusCode, Subject, Subscriber};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use mp::__private::{Carrier, Shipment};
 use mp::Error;
 use tokio::sync::mpsc;
 
+use crate::blobs::{Blob, Blobs, INLINE};
 use crate::broadcast::Broadcast;
 use crate::build::Build;
 use crate::connection::Connection;
 use crate::error;
 use crate::link::{Change, Link};
-use crate::message::{self, Cancelled, Order, Presence, Report};
+use crate::message::{self, Cancelled, Elsewhere, Order, Presence, Report};
 use crate::names::Names;
 use crate::roll::Roll;
 
@@ -155,6 +157,10 @@ struct State {
     /// What became of messages that were sent, and of purges.
     sent: mpsc::UnboundedReceiver<(u64, Sent)>,
     sending: mpsc::UnboundedSender<(u64, Sent)>,
+    /// Outcomes that came by the object store.
+    fetched: mpsc::UnboundedReceiver<Fetched>,
+    fetching: mpsc::UnboundedSender<Fetched>,
+    blobs: Blobs,
     /// Since when there has been no connection, or no worker.
     disconnected: Option<Instant>,
     /// Whether there is one again, and the stream is yet to be found.
@@ -166,8 +172,19 @@ struct State {
 /// A job that is out.
 struct Outstanding {
     shipment: Shipment,
+    /// Its arguments, where they are in the object store.
+    blob: Option<Arc<Blob>>,
+    /// Whether its outcomes are being fetched from there.
+    is_fetching: bool,
     /// When its message is to be sent again, since the server did not take it.
     again: Option<Instant>,
+}
+
+/// Outcomes that were fetched from the object store, if they could be.
+struct Fetched {
+    report: Report,
+    records: Option<Bytes>,
+    reply: Option<Subject>,
 }
 
 /// What became of a message.
@@ -201,7 +218,9 @@ impl State {
         let outcomes = subscribe(link.names.outcomes(&pool)).await?;
         let answers = subscribe(inbox.clone()).await?;
         let (sending, sent) = mpsc::unbounded_channel();
+        let (fetching, fetched) = mpsc::unbounded_channel();
         let mut state = Self {
+            blobs: Blobs::new(&link),
             link,
             stream,
             pool,
@@ -215,6 +234,8 @@ impl State {
             out: HashMap::new(),
             sent,
             sending,
+            fetched,
+            fetching,
             disconnected: None,
             is_back: false,
             deserted: None,
@@ -323,6 +344,7 @@ impl State {
                 },
                 Some(message) = self.outcomes.next() => self.take_outcomes(&message).await,
                 Some((id, sent)) = self.sent.recv() => self.note_sent(id, sent),
+                Some(fetched) = self.fetched.recv() => self.note_fetched(fetched).await,
                 Some(answer) = self.answers.next() => {
                     self.take_answer(&answer);
                 }
@@ -337,32 +359,53 @@ impl State {
     /// Sends a job's message.
     fn ship(&mut self, shipment: Shipment) {
         let id = shipment.id();
-        let again = None;
-        self.out.insert(id, Outstanding { shipment, again });
+        let out = Outstanding {
+            shipment,
+            blob: None,
+            is_fetching: false,
+            again: None,
+        };
+        self.out.insert(id, out);
         self.send(id);
     }
 
     /// Sends the message of a job that is out, if it still is.
     fn send(&mut self, id: u64) {
-        let Some(Outstanding { shipment, again }) = self.out.get_mut(&id) else {
+        let Some(out) = self.out.get_mut(&id) else {
             return;
         };
-        *again = None;
-        let (count, items) = shipment.items();
-        let order = Order {
-            task: shipment.task().to_owned(),
+        out.again = None;
+        let (count, items) = out.shipment.items();
+        let mut order = Order {
+            task: out.shipment.task().to_owned(),
             count,
-            limit: shipment.limit().map(|limit| limit.as_nanos() as u64),
+            limit: out.shipment.limit().map(|limit| limit.as_nanos() as u64),
+            blob: None,
         };
-        let payload = message::pack(&order, items);
-        let most = self.link.client.max_payload();
+        let mut large = None;
+        let payload = if items.len() <= INLINE {
+            message::pack(&order, items)
+        } else {
+            let (name, len) = (Blobs::name_of(&self.pool, items), items.len());
+            let blob = self.blobs.shelve(&name, len);
+            large = Some((blob.clone(), name.clone(), items.to_vec()));
+            order.blob = Some(Elsewhere { name, len });
+            out.blob = Some(blob);
+            message::pack(&order, &[])
+        };
+        let blobs = self.blobs.clone();
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", format!("{}.{id}", self.pool));
         let subject = self.link.names.task(&self.pool, id);
         let context = self.link.context.clone();
         let sending = self.sending.clone();
         tokio::spawn(async move {
-            let len = payload.len();
+            if let Some((blob, name, bytes)) = large
+                && blobs.put_once(&blob, &name, &bytes).await.is_err()
+            {
+                let _ = sending.send((id, Sent::Unsure));
+                return;
+            }
             let sent = match context
                 .publish_with_headers(subject, headers, payload.into())
                 .await
@@ -374,7 +417,8 @@ impl State {
                 Ok(()) => Sent::Taken,
                 Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                     Sent::Refused(format!(
-                        "its arguments take {len} bytes, and the server takes {most}"
+                        "the server takes messages of less than {INLINE} bytes: its max_payload \
+                         is too small"
                     ))
                 }
                 Err(_) => Sent::Unsure,
@@ -452,14 +496,66 @@ impl State {
 
     /// Takes the outcomes of a job, and says that they were taken.
     async fn take_outcomes(&mut self, message: &Message) {
-        if let Some((report, records)) = message::unpack::<Report>(&message.payload)
-            && let Some(out) = self.out.remove(&report.id)
+        let report = message::unpack::<Report>(&message.payload);
+        if let Some((report, records)) = report
+            && let Some(out) = self.out.get_mut(&report.id)
         {
+            if let Some(blob) = report.blob.clone() {
+                if !out.is_fetching {
+                    out.is_fetching = true;
+                    self.fetch(report, blob.name, message.reply.clone());
+                }
+                return;
+            }
+            self.finish(&report, records);
+        }
+        // Also of those that were taken before: the agent did not hear of it.
+        self.answer(message.reply.clone()).await;
+    }
+
+    fn finish(&mut self, report: &Report, records: &[u8]) {
+        if let Some(out) = self.out.remove(&report.id) {
             let elapsed = Duration::from_nanos(report.elapsed);
             out.shipment.finish(records, elapsed);
         }
-        // Also of those that were taken before: the agent did not hear of it.
-        if let Some(reply) = message.reply.clone() {
+    }
+
+    /// Fetches outcomes that are in the object store.
+    fn fetch(&self, report: Report, name: String, reply: Option<Subject>) {
+        let blobs = self.blobs.clone();
+        let fetching = self.fetching.clone();
+        tokio::spawn(async move {
+            let records = blobs.get(&name).await.ok();
+            let is_there = records.is_some();
+            let _ = fetching.send(Fetched {
+                report,
+                records,
+                reply,
+            });
+            if is_there {
+                blobs.remove(&name).await;
+            }
+        });
+    }
+
+    async fn note_fetched(&mut self, fetched: Fetched) {
+        match fetched.records {
+            Some(records) => {
+                self.finish(&fetched.report, &records);
+                self.answer(fetched.reply).await;
+            }
+            // Without an answer the agent says again where they are.
+            None => {
+                if let Some(out) = self.out.get_mut(&fetched.report.id) {
+                    out.is_fetching = false;
+                }
+            }
+        }
+    }
+
+    /// Tells an agent that its outcomes were taken.
+    async fn answer(&self, reply: Option<Subject>) {
+        if let Some(reply) = reply {
             let _ = self.link.client.publish(reply, "".into()).await;
         }
     }
@@ -525,6 +621,7 @@ impl State {
         self.stream = stream;
         self.is_back = false;
         self.disconnected = None;
+        self.blobs.forget();
         let out: Vec<_> = self.out.keys().copied().collect();
         for id in out {
             self.send(id);
@@ -585,6 +682,7 @@ impl State {
             .filter(self.link.names.tasks_of_pool(&self.pool));
         let said = async {
             let _ = purge.await;
+            self.blobs.clear().await;
             let _ = self.link.client.flush().await;
         };
         if let Err(late) = tokio::time::timeout(CLOSING, said).await {

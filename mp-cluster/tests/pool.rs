@@ -256,28 +256,36 @@ fn local_handle_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn what_is_too_large_for_a_message_is_refused() {
+fn what_is_too_large_for_a_message_travels_too() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agents = [server.agent(1), server.agent(1)];
+    let pool = server.pool(2);
+    for len in [200 << 10, 300 << 10, 5 << 20] {
+        assert_eq!(pool.apply(length, (vec![1; len],)).unwrap(), len);
+        assert_eq!(pool.apply(bytes, (len,)).unwrap(), vec![7; len]);
+    }
+    // Many small results of one chunk.
+    let many = pool.map(bytes, std::iter::repeat_n(2000, 2000)).unwrap();
+    assert!(many.iter().all(|bytes| bytes.len() == 2000));
+    drop(pool);
+    let left = server.object_bytes();
+    assert!(left < 64 << 10, "{left} bytes are left behind");
+}
+
+#[test]
+fn same_large_argument_is_sent_once() {
     let Some(server) = Server::start() else {
         return;
     };
     let _agent = server.agent(1);
     let pool = server.pool(1);
-    assert_eq!(
-        pool.apply(length, (vec![1; 300 << 10],)).unwrap(),
-        300 << 10
-    );
-    assert_eq!(pool.apply(bytes, (300 << 10,)).unwrap().len(), 300 << 10);
-    let error = pool.apply(length, (vec![1; 2 << 20],)).unwrap_err();
-    assert!(error.task().unwrap().is_not_started(), "{error}");
-    assert!(
-        error.to_string().contains("the server takes 1048576"),
-        "{error}"
-    );
-    let error = pool.apply(bytes, (2 << 20,)).unwrap_err();
-    assert!(
-        error.to_string().contains("the server takes 1048576"),
-        "{error}"
-    );
+    let same = vec![3; 4 << 20];
+    let lengths = pool.map(length, std::iter::repeat_n(same, 16)).unwrap();
+    assert_eq!(lengths, [4 << 20; 16]);
+    let stored = server.object_bytes();
+    assert!((4 << 20..8 << 20).contains(&stored), "{stored} bytes");
 }
 
 #[test]

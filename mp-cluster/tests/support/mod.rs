@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -14,6 +15,8 @@ use tempfile::TempDir;
 pub(crate) struct Server {
     process: Child,
     port: u16,
+    /// Where it tells how it is, over HTTP.
+    monitor: u16,
     directory: TempDir,
     configuration: String,
 }
@@ -28,11 +31,12 @@ impl Server {
     pub(crate) fn configured(configuration: &str) -> Option<Self> {
         let program = program()?;
         let directory = tempfile::tempdir().expect("a directory of its own");
-        let port = free_port();
-        let process = run(program, port, directory.path(), configuration);
+        let (port, monitor) = (free_port(), free_port());
+        let process = run(program, [port, monitor], directory.path(), configuration);
         let server = Self {
             process,
             port,
+            monitor,
             directory,
             configuration: configuration.to_owned(),
         };
@@ -75,7 +79,7 @@ impl Server {
         let program = program().expect("it was there before");
         self.process = run(
             program,
-            self.port,
+            [self.port, self.monitor],
             self.directory.path(),
             &self.configuration,
         );
@@ -84,6 +88,29 @@ impl Server {
 
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Bytes in its object store. What was removed leaves a note of some hundred.
+    pub(crate) fn object_bytes(&self) -> u64 {
+        let streams = self.ask("/jsz?streams=true");
+        let streams = streams["account_details"][0]["stream_detail"].as_array();
+        let store = streams.and_then(|streams| {
+            let is_store = |stream: &&serde_json::Value| stream["name"] == "OBJ_mp-default";
+            streams.iter().find(is_store)
+        });
+        store.map_or(0, |store| {
+            store["state"]["bytes"].as_u64().expect("a number")
+        })
+    }
+
+    fn ask(&self, path: &str) -> serde_json::Value {
+        let mut stream =
+            std::net::TcpStream::connect(("127.0.0.1", self.monitor)).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(body).expect("it is JSON")
     }
 
     fn await_port(&self) {
@@ -100,7 +127,8 @@ impl Drop for Server {
     }
 }
 
-fn run(program: &Path, port: u16, directory: &Path, configuration: &str) -> Child {
+fn run(program: &Path, ports: [u16; 2], directory: &Path, configuration: &str) -> Child {
+    let [port, monitor] = ports.map(|port| port.to_string());
     let store = directory.join("store");
     let file = directory.join("nats.conf");
     let text = configuration
@@ -108,7 +136,7 @@ fn run(program: &Path, port: u16, directory: &Path, configuration: &str) -> Chil
         .replace("$DIR", directory.to_str().expect("UTF-8"));
     std::fs::write(&file, text).expect("the directory is ours");
     mp_cluster::command(program)
-        .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c"])
+        .args(["-a", "127.0.0.1", "-p", &port, "-m", &monitor, "-c"])
         .arg(&file)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,0 +1,205 @@
+//! What is too large for a message: it lies in the server's object store, and the message names it.
+//!
+//! Arguments lie there by their content, once for all messages of a pool that have the same; results
+//! by a name of their own, since nobody but their submitter takes them. Whoever has put something
+//! there removes it; what a killed process leaves goes after a day.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_nats::jetstream::object_store::{Config, ObjectStore};
+use async_nats::jetstream::stream::StorageType;
+use bytes::Bytes;
+use ring::digest::{SHA256, digest};
+use tokio::io::AsyncReadExt;
+use tokio::sync::OnceCell;
+
+use crate::link::Link;
+
+/// Bytes that are sent in the message itself.
+pub(crate) const INLINE: usize = 256 * 1024;
+/// Bytes that are kept though nobody needs them now: the next may be the same.
+const KEPT: usize = 64 * 1024 * 1024;
+/// When what nobody has removed goes.
+const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+
+/// The store, and what of it we have at hand.
+#[derive(Clone)]
+pub(crate) struct Blobs {
+    link: Link,
+    store: Arc<OnceCell<ObjectStore>>,
+    shelf: Arc<Mutex<Shelf>>,
+}
+
+/// Blobs by name, the oldest first.
+#[derive(Default)]
+struct Shelf {
+    blobs: HashMap<String, Arc<Blob>>,
+    order: VecDeque<String>,
+    bytes: usize,
+}
+
+/// One that is in the store, or on its way there or from there.
+#[derive(Debug)]
+pub(crate) struct Blob {
+    len: usize,
+    here: OnceCell<Bytes>,
+}
+
+/// It could not be stored or had.
+#[derive(Debug)]
+pub(crate) struct Unavailable;
+
+impl Blobs {
+    pub(crate) fn new(link: &Link) -> Self {
+        Self {
+            link: link.clone(),
+            store: Arc::default(),
+            shelf: Arc::default(),
+        }
+    }
+
+    /// What bytes of a pool are called.
+    pub(crate) fn name_of(pool: &str, bytes: &[u8]) -> String {
+        let hash = digest(&SHA256, bytes);
+        let hash: String = hash
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("{pool}.{hash}")
+    }
+
+    /// Makes room for bytes that are to be put into the store, which stay there for as long as
+    /// somebody has what this returns, at least.
+    pub(crate) fn shelve(&self, name: &str, len: usize) -> Arc<Blob> {
+        let (blob, old) = lock(&self.shelf).place(name, len);
+        let this = self.clone();
+        if !old.is_empty() {
+            tokio::spawn(async move {
+                for name in old {
+                    this.remove(&name).await;
+                }
+            });
+        }
+        blob
+    }
+
+    /// Puts what was shelved into the store, unless it is there.
+    pub(crate) async fn put_once(
+        &self,
+        blob: &Blob,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<(), Unavailable> {
+        let put = || async {
+            self.put(name, bytes).await?;
+            // That it is there is all that has to be known of it.
+            Ok(Bytes::new())
+        };
+        blob.here.get_or_try_init(put).await.map(drop)
+    }
+
+    /// Puts bytes into the store.
+    pub(crate) async fn put(&self, name: &str, mut bytes: &[u8]) -> Result<(), Unavailable> {
+        let store = self.store().await?;
+        let put = store.put(name, &mut bytes).await;
+        put.map(drop).map_err(|_| Unavailable)
+    }
+
+    /// Gets bytes, and keeps them for the next who needs them.
+    pub(crate) async fn get_shared(&self, name: &str, len: usize) -> Result<Bytes, Unavailable> {
+        let (blob, _) = lock(&self.shelf).place(name, len);
+        let get = || async { self.get(name).await };
+        blob.here.get_or_try_init(get).await.cloned()
+    }
+
+    /// Gets bytes.
+    pub(crate) async fn get(&self, name: &str) -> Result<Bytes, Unavailable> {
+        let store = self.store().await?;
+        let mut object = store.get(name).await.map_err(|_| Unavailable)?;
+        let mut bytes = Vec::new();
+        let read = object.read_to_end(&mut bytes).await;
+        read.map(|_| bytes.into()).map_err(|_| Unavailable)
+    }
+
+    /// Removes what is in the store by that name.
+    pub(crate) async fn remove(&self, name: &str) {
+        if let Ok(store) = self.store().await {
+            // It goes after a day otherwise.
+            let _ = store.delete(name).await;
+        }
+    }
+
+    /// Removes all that was shelved.
+    pub(crate) async fn clear(&self) {
+        let names = lock(&self.shelf).clear();
+        for name in names {
+            self.remove(&name).await;
+        }
+    }
+
+    /// Forgets what is in the store: it may be another.
+    pub(crate) fn forget(&self) {
+        lock(&self.shelf).clear();
+    }
+
+    async fn store(&self) -> Result<&ObjectStore, Unavailable> {
+        let context = &self.link.context;
+        let bucket = self.link.names.stream();
+        let open = || async {
+            if let Ok(store) = context.get_object_store(&bucket).await {
+                return Ok(store);
+            }
+            let config = Config {
+                bucket: bucket.clone(),
+                description: Some("large arguments and results of mp".to_owned()),
+                max_age: MAX_AGE,
+                storage: StorageType::File,
+                ..Config::default()
+            };
+            let made = context.create_object_store(config).await;
+            made.map_err(|_| Unavailable)
+        };
+        self.store.get_or_try_init(open).await
+    }
+}
+
+impl Shelf {
+    /// The blob of that name, and those that make room for it.
+    fn place(&mut self, name: &str, len: usize) -> (Arc<Blob>, Vec<String>) {
+        if let Some(blob) = self.blobs.get(name) {
+            return (blob.clone(), Vec::new());
+        }
+        let here = OnceCell::new();
+        let blob = Arc::new(Blob { len, here });
+        self.blobs.insert(name.to_owned(), blob.clone());
+        self.order.push_back(name.to_owned());
+        self.bytes += len;
+        let mut old = Vec::new();
+        // Those that somebody still needs stay.
+        let mut at = 0;
+        while self.bytes > KEPT && at < self.order.len() {
+            let is_needed = |blob: &Arc<Blob>| Arc::strong_count(blob) > 1;
+            if self.blobs.get(&self.order[at]).is_some_and(is_needed) {
+                at += 1;
+            } else if let Some(name) = self.order.remove(at) {
+                let blob = self.blobs.remove(&name);
+                self.bytes -= blob.map_or(0, |blob| blob.len);
+                old.push(name);
+            }
+        }
+        (blob, old)
+    }
+
+    fn clear(&mut self) -> Vec<String> {
+        self.blobs.clear();
+        self.bytes = 0;
+        self.order.drain(..).collect()
+    }
+}
+
+fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
+    shelf.lock().unwrap_or_else(|poison| poison.into_inner())
+}
