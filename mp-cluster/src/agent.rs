@@ -182,7 +182,13 @@ impl Agent {
                     self.say_progress().await;
                     self.ask_submitters();
                 }
-                _ = tick.tick() => self.restore().await,
+                _ = tick.tick() => {
+                    self.restore().await;
+                    if let Some(said) = self.link.objection() {
+                        self.is_draining = true;
+                        result = Err(self.link.denied("serve", &said));
+                    }
+                }
             }
         }
         // What was broadcast is not waited for.

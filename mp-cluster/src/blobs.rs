@@ -11,10 +11,12 @@ use std::time::Duration;
 use async_nats::jetstream::object_store::{Config, ObjectStore};
 use async_nats::jetstream::stream::StorageType;
 use bytes::Bytes;
+use mp::Error;
 use ring::digest::{SHA256, digest};
 use tokio::io::AsyncReadExt;
 use tokio::sync::OnceCell;
 
+use crate::error;
 use crate::link::Link;
 
 /// Bytes that are sent in the message itself.
@@ -143,6 +145,16 @@ impl Blobs {
     /// Forgets what is in the store: it may be another.
     pub(crate) fn forget(&self) {
         lock(&self.shelf).clear();
+    }
+
+    /// Makes the store, if there is none.
+    pub(crate) async fn prepare(&self) -> Result<(), Error> {
+        let made = self.store().await;
+        made.map(drop)
+            .map_err(|Unavailable| match self.link.objection() {
+                Some(said) => self.link.denied("make the object store", &said),
+                None => error::cluster("the object store could not be made"),
+            })
     }
 
     async fn store(&self) -> Result<&ObjectStore, Unavailable> {

@@ -24,7 +24,11 @@ pub use mp::*;
 use mp::__private::{Connector, build_remote, inventory};
 use ring::rand::{SecureRandom, SystemRandom};
 
+use self::blobs::Blobs;
+use self::build::Build;
 pub use self::connection::Connection;
+use self::link::Link;
+use self::names::Names;
 use self::submitter::Submitter;
 
 /// Makes pools whose workers are on other machines.
@@ -100,6 +104,39 @@ pub fn worker(connection: impl Into<Connection>) -> Result<()> {
 /// ```
 pub fn worker_with(connection: impl Into<Connection>, workers: &PoolBuilder) -> Result<()> {
     agent::serve(&connection.into(), workers)
+}
+
+/// Makes on the server what pools and workers of a namespace need: a stream for their tasks, and an
+/// object store for what is large.
+///
+/// Whoever may make them does so when they are missed. Where the server's permissions let neither
+/// pools nor workers do it, as with the roles in `deploy/nats.conf`, an administrator does, once.
+///
+/// # Errors
+///
+/// If the server cannot be reached, is too old or has no JetStream, or if it refuses us.
+///
+/// # Examples
+///
+/// ```no_run
+/// use mp_cluster::Connection;
+///
+/// # fn main() -> mp::Result<()> {
+/// # let password = String::new();
+/// let mut connection = Connection::new("tls://nats.example.org");
+/// mp_cluster::prepare(connection.user("admin", password))?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn prepare(connection: impl Into<Connection>) -> Result<()> {
+    let connection = connection.into();
+    let names = Names::new(&connection.namespace, Build::own()?);
+    runtime()?.block_on(async {
+        let (changed, _changes) = tokio::sync::mpsc::unbounded_channel();
+        let link = Link::open(&connection, names, changed).await?;
+        link.stream().await?;
+        Blobs::new(&link).prepare().await
+    })
 }
 
 /// Has `Pool::new` and `PoolBuilder::build` use the cluster that the environment names.

@@ -650,6 +650,10 @@ impl State {
                 self.send(id);
             }
         }
+        if let Some(said) = self.link.objection() {
+            // Whatever it was about is never answered.
+            self.give_up(&format!("the server does not permit it: {said}"));
+        }
         let patience = self.patience;
         let is_over = |since: Option<Instant>| since.is_some_and(|since| now - since >= patience);
         if is_over(self.disconnected) {

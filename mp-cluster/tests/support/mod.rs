@@ -29,8 +29,14 @@ impl Server {
 
     /// As `start`, with the rest of its configuration.
     pub(crate) fn configured(configuration: &str) -> Option<Self> {
+        Self::prepared(configuration, |_| {})
+    }
+
+    /// As `configured`, once its directory has what the configuration needs.
+    pub(crate) fn prepared(configuration: &str, prepare: impl FnOnce(&Path)) -> Option<Self> {
         let program = program()?;
         let directory = tempfile::tempdir().expect("a directory of its own");
+        prepare(directory.path());
         let (port, monitor) = (free_port(), free_port());
         let process = run(program, [port, monitor], directory.path(), configuration);
         let server = Self {
