@@ -241,3 +241,197 @@ mod tests {
         });
     }
 }
+
+/// The hook of [`wait`](crate::wait()): who waits for several things sleeps at its doorbell, which the
+/// ringers of what it watches alarm (`wait/README.md`).
+#[cfg(all(test, loom))]
+mod watched {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::super::model::{Process, World};
+    use super::*;
+
+    /// A queue without values that one process watches.
+    struct Shared {
+        items: AtomicU32,
+        bell: Bell,
+        /// The set of watchers, of which there is one.
+        watchers: AtomicU32,
+        doorbell: Bell,
+        world: World,
+    }
+
+    /// A process that knows who watches the bell.
+    struct Ringer<'a> {
+        process: Process<'a>,
+        shared: &'a Shared,
+    }
+
+    impl Peers for Ringer<'_> {
+        fn me(&self) -> Holder {
+            self.process.me()
+        }
+
+        fn is_alive(&self, holder: Holder) -> bool {
+            self.process.is_alive(holder)
+        }
+
+        fn sleep(&self, word: &AtomicU32, expected: u32, watched: Option<Holder>, until: Deadline) {
+            self.process.sleep(word, expected, watched, until);
+        }
+
+        fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
+            self.process.wake(word, count)
+        }
+
+        fn ring_watchers(&self, word: &AtomicU32) {
+            let is_watched = std::ptr::eq(word, &self.shared.bell.word);
+            // Relaxed: as in `Table::watchers_at`.
+            if is_watched && self.shared.watchers.load(Ordering::Relaxed) != 0 {
+                self.shared.doorbell.alarm(self);
+            }
+        }
+    }
+
+    impl Shared {
+        fn new() -> Arc<Self> {
+            Arc::new(Self {
+                items: AtomicU32::new(0),
+                bell: Bell::new(),
+                watchers: AtomicU32::new(0),
+                doorbell: Bell::new(),
+                world: World::new(),
+            })
+        }
+
+        fn process(&self, slot: u32) -> Ringer<'_> {
+            Ringer {
+                process: self.world.process(slot),
+                shared: self,
+            }
+        }
+
+        /// The items, with an ordering that leaves the ring alone to make them visible.
+        fn has(&self, count: u32) -> bool {
+            self.items.load(Ordering::Relaxed) >= count
+        }
+
+        fn put(&self, slot: u32) {
+            self.items.fetch_add(1, Ordering::Relaxed);
+            self.bell.ring(&self.process(slot), 1);
+        }
+
+        /// What `wait` does until there are so many items.
+        fn wait(&self, slot: u32, count: u32) {
+            // Relaxed: as in `Table::watch`.
+            self.watchers.fetch_or(1, Ordering::Relaxed);
+            loop {
+                let ticket = self.doorbell.listen();
+                let _ = self.bell.listen();
+                if self.has(count) {
+                    return;
+                }
+                let me = self.process(slot);
+                self.doorbell.wait(&me, ticket, Deadline::NEVER);
+            }
+        }
+
+        /// Sleeps at the bell itself.
+        fn see(&self, slot: u32, count: u32) {
+            loop {
+                let ticket = self.bell.listen();
+                if self.has(count) {
+                    return;
+                }
+                let me = self.process(slot);
+                self.bell.wait(&me, ticket, Deadline::NEVER);
+            }
+        }
+    }
+
+    fn model(run: impl Fn() + Sync + Send + 'static) {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(run);
+    }
+
+    #[test]
+    fn change_while_a_wait_begins() {
+        model(|| {
+            let shared = Shared::new();
+            let waiter = thread::spawn({
+                let shared = shared.clone();
+                move || shared.wait(1, 1)
+            });
+            shared.put(0);
+            waiter.join().unwrap();
+        });
+    }
+
+    /// One of the ringers takes the waiting bit down that the waiter has raised; the other finds it
+    /// down and rings nobody.
+    #[test]
+    fn two_ringers_and_one_wait_for_both() {
+        model(|| {
+            let shared = Shared::new();
+            let waiter = thread::spawn({
+                let shared = shared.clone();
+                move || shared.wait(1, 2)
+            });
+            let ringer = thread::spawn({
+                let shared = shared.clone();
+                move || shared.put(2)
+            });
+            shared.put(0);
+            ringer.join().unwrap();
+            waiter.join().unwrap();
+        });
+    }
+
+    /// The ring for one who sleeps at the bell itself takes no ring from the doorbell.
+    #[test]
+    fn wait_beside_one_who_sleeps_at_the_bell() {
+        model(|| {
+            let shared = Shared::new();
+            let waiter = thread::spawn({
+                let shared = shared.clone();
+                move || shared.wait(1, 1)
+            });
+            let sleeper = thread::spawn({
+                let shared = shared.clone();
+                move || shared.see(2, 1)
+            });
+            shared.items.fetch_add(1, Ordering::Relaxed);
+            shared.bell.ring_all(&shared.process(0));
+            waiter.join().unwrap();
+            sleeper.join().unwrap();
+        });
+    }
+
+    /// Its burial sounds the bell, whatever it has taken down before.
+    #[test]
+    fn ringer_dies_at_any_step() {
+        for step in 0..3 {
+            model(move || {
+                let shared = Shared::new();
+                let waiter = thread::spawn({
+                    let shared = shared.clone();
+                    move || shared.wait(1, 1)
+                });
+                shared.items.fetch_add(1, Ordering::Relaxed);
+                // What of a ring comes before it tells the watchers.
+                if step > 0 {
+                    fence(Ordering::SeqCst);
+                    shared.bell.word.fetch_add(RING, Ordering::Relaxed);
+                }
+                if step > 1 {
+                    shared.bell.word.fetch_and(!WAITING, Ordering::Acquire);
+                }
+                shared.world.die(0, &[]);
+                shared.bell.alarm(&shared.process(2));
+                waiter.join().unwrap();
+            });
+        }
+    }
+}
