@@ -155,7 +155,14 @@ fn run(program: &Path, ports: [u16; 2], directory: &Path, configuration: &str) -
 fn program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/nats-server");
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let scripts = manifest
+            .ancestors()
+            .map(|place| place.join("scripts/nats-server"));
+        let script = scripts
+            .into_iter()
+            .find(|script| script.exists())
+            .expect("the repository is all there");
         let found = Command::new(script).output().expect("the script runs");
         let path = String::from_utf8_lossy(&found.stdout).trim().to_owned();
         if found.status.success() {
@@ -194,12 +201,20 @@ impl Agent {
     }
 
     fn run(binary: &Path, url: &str, workers: usize, more: impl FnOnce(&mut Command)) -> Self {
-        let mut command = mp_cluster::command(binary);
+        Self::of_program(binary, url, |command| {
+            command
+                .args(["--exact", "serve", "--nocapture"])
+                .env("WORKERS", workers.to_string());
+            more(command);
+        })
+    }
+
+    /// Of a program that makes a pool.
+    pub(crate) fn of_program(program: &Path, url: &str, more: impl FnOnce(&mut Command)) -> Self {
+        let mut command = mp_cluster::command(program);
         command
-            .args(["--exact", "serve", "--nocapture"])
             .env("MP_CLUSTER", url)
             .env("MP_ROLE", "worker")
-            .env("WORKERS", workers.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         more(&mut command);
