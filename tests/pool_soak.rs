@@ -311,3 +311,73 @@ fn threads_get_what_is_theirs_from_workers_that_come_and_go() {
         },
     );
 }
+
+/// How many nodes a tree has of which each node is a call, or why that is not known.
+#[mp::task]
+fn count_nodes(depth: u32) -> Result<u64, TaskError> {
+    if depth == 0 {
+        return Ok(1);
+    }
+    let pool = mp::pool().unwrap();
+    let below = match depth % 2 {
+        0 => pool.try_map(count_nodes, [depth - 1; 2]).unwrap(),
+        _ => {
+            let stream = pool.imap_unordered(count_nodes, [depth - 1; 2]);
+            stream.unwrap().collect()
+        }
+    };
+    // The first that failed is told; what is left of it ends here.
+    let below = below.into_iter().map(Result::flatten);
+    Ok(1 + below.sum::<Result<u64, _>>()?)
+}
+
+#[test]
+fn random_kills_inside_of_calls_cost_what_they_hit_and_what_that_called() {
+    let name = "random_kills_inside_of_calls_cost_what_they_hit_and_what_that_called";
+    alone(name, || {
+        let kills = number("MP_SOAK_KILLS", 60);
+        let _watchdog = watchdog(300 + kills);
+        let mut random = Random::new();
+        let pool = Pool::new(2).unwrap();
+        let is_over = AtomicBool::new(false);
+        let items = (0_u32..)
+            .take_while(|_| !is_over.load(Ordering::Relaxed))
+            .map(|n| n % 6);
+        let (mut done, mut hit) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..kills {
+                    std::thread::sleep(Duration::from_micros(random.below(40_000)));
+                    while !kill_one(&pool, &mut random) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+                is_over.store(true, Ordering::Relaxed);
+            });
+            for (n, outcome) in pool.imap(count_nodes, items).unwrap().enumerate() {
+                match outcome.flatten() {
+                    Ok(nodes) => {
+                        assert_eq!(nodes, (2 << (n % 6)) - 1, "item {n}");
+                        done += 1;
+                    }
+                    Err(error) => {
+                        assert!(
+                            error.signal() == Some(libc::SIGKILL) || error.is_lost(),
+                            "{error}"
+                        );
+                        hit += 1;
+                    }
+                }
+            }
+        });
+        println!("{done} trees done, {hit} hit by {kills} kills");
+        eventually(|| {
+            let (audit, jobs) = mp::__private::audit_of_pool(&pool);
+            let is_clean = audit.faults.is_empty() && audit.process_units == 0 && jobs == 0;
+            is_clean && pool.stats().workers.len() == 2
+        });
+        assert!(done > 0 && hit <= kills);
+        drop(pool);
+        check_for_leaks();
+    });
+}

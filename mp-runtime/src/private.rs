@@ -37,3 +37,9 @@ pub fn cluster_error(text: impl Into<String>) -> crate::Error {
 pub fn timed_out(text: impl Into<String>) -> crate::Error {
     crate::Error::new(ErrorKind::TimedOut, text)
 }
+
+/// Walks the memory of a pool, and counts the entries of its job table that are in use.
+#[must_use]
+pub fn audit_of_pool(pool: &crate::Pool) -> (Audit, usize) {
+    pool.audit()
+}

@@ -14,7 +14,7 @@ use super::inner::{Inner, lock};
 use super::isolated;
 use super::job::{Early, Expired, Finish, Job, Progress, Running};
 use super::link::{self, Broken, Closer, End, Kind, Link, MOST_TEXT, Nonce, Setup};
-use super::region::{CLOSED, STOPPED};
+use super::region::{CLOSED, Choice, DRAINING, STOPPED};
 use super::seat::{Leave, Seat};
 use super::{initializer, wire};
 use crate::deadline::Deadline;
@@ -303,13 +303,13 @@ impl Attendant {
             let ticket = memory.work_bell().listen();
             // Acquire: pairs with the Release of who sets the flags.
             let flags = header.flags.load(Ordering::Acquire);
-            if flags & STOPPED != 0 || self.attendance.is_ending() {
+            if flags & (STOPPED | DRAINING) != 0 || self.attendance.is_ending() {
                 return Err(Leave::Over);
             }
             if self.seat().is_dismissed(self.worker) {
                 return Err(Leave::Dismissed);
             }
-            if let Some(claimed) = memory.claim_next(self.worker, &mut self.letters) {
+            if let Some(claimed) = memory.claim_next(self.worker, Choice::Any, &mut self.letters) {
                 return Ok(claimed);
             }
             // A job that comes after this look is seen by the parent when the worker is gone.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
+use super::desk;
 use super::drain;
 use super::events::{Listener, PoolEvent};
 use super::inner::{Inner, Settings};
@@ -500,6 +501,7 @@ impl PoolBuilder {
             // Nothing of the program's memory is with them.
             settings.is_isolated = true;
         }
+        let has_guests = !settings.is_isolated;
         let mut inner = Inner::new(settings, workers)?;
         inner.remote = remote;
         match &self.initializer {
@@ -508,6 +510,9 @@ impl PoolBuilder {
             None => {}
         }
         let pool = Pool::over(Arc::new(inner));
+        if has_guests {
+            desk::start(&pool.inner)?;
+        }
         let started = match pool.inner.remote {
             Some(_) => remote::dispatch(&pool.inner),
             None => pool.inner.fill_crew(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::chunk::Sizer;
 use super::failure;
-use super::inner::{Inner, Stop, lock};
+use super::inner::{Inner, Stop};
 use super::job::{Early, Outlook, Progress};
 use super::retries::Retries;
 use super::stats::Tally;
@@ -372,6 +372,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         patience: Patience,
     ) -> State {
         let before = self.delivered;
+        let mut waiting = None;
         loop {
             if let Some(stop) = self.pool.stop() {
                 self.give_up(stop, source, sink);
@@ -387,6 +388,7 @@ impl<'p, R: Transfer> Call<'p, R> {
                 return State::UnderWay;
             }
             if !harvested && (is_blocked || !self.has_room(held, is_bounded)) {
+                waiting = waiting.or_else(|| self.pool.waiting());
                 self.wait();
             }
         }
@@ -417,6 +419,8 @@ impl<'p, R: Transfer> Call<'p, R> {
     fn has_room(&self, held: u64, is_bounded: bool) -> bool {
         !self.is_exhausted
             && self.running < self.pool.window_jobs()
+            // Not if the call has none yet, which others may wait for.
+            && (self.running == 0 || self.pool.has_further_entry())
             // A job larger than that goes out alone.
             && (self.bytes < MOST_BYTES || self.running == 0)
             && self.window_left(held, is_bounded) > 0
@@ -531,8 +535,12 @@ impl<'p, R: Transfer> Call<'p, R> {
                 let program = self.pool.program;
                 program.table.discard(&program.arena, parcel);
             }
+            let is_entry_lacking = packed.is_some() && self.pool.guest().is_some();
             for _ in 0..count {
-                self.fail_next(failure::no_room_for_argument());
+                self.fail_next(match is_entry_lacking {
+                    true => failure::no_entry(),
+                    false => failure::no_room_for_argument(),
+                });
             }
             return;
         };
@@ -546,6 +554,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         job.input_len.store(len, Ordering::Relaxed);
         job.input_parcel
             .store(parcel.map_or(0, |parcel| parcel.bits()), Ordering::Relaxed);
+        self.pool.hand_to_parent(index, self.terms.depth);
         job.count.store(count, Ordering::Relaxed);
         job.bell.store(self.number, Ordering::Relaxed);
         job.limit.store(self.terms.limit(), Ordering::Relaxed);
@@ -573,6 +582,13 @@ impl<'p, R: Transfer> Call<'p, R> {
         fault!("pool.offered");
         if let Some(worker) = Holder::from_bits(job.target.load(Ordering::Relaxed)) {
             self.pool.post(index, worker);
+            return;
+        }
+        if self.pool.guest().is_some() {
+            memory.mark_ready(index);
+            fault!("nest.marked");
+            memory.work_bell().ring(memory.peers(), 1);
+            self.pool.summon();
             return;
         }
         // Full only if thousands of jobs were withdrawn while all workers were busy.
@@ -951,7 +967,7 @@ impl<'p, R: Transfer> Call<'p, R> {
                 false => sys::clock::now().saturating_sub(began),
             };
         }
-        lock(&self.pool.totals).add(tally);
+        self.pool.add_up(tally);
     }
 
     /// Completes the error of an item that a worker ran.
@@ -966,6 +982,10 @@ impl<'p, R: Transfer> Call<'p, R> {
 
     /// What became of the item that a worker was at when it died.
     fn crash(&self, index: u32) -> TaskError {
+        if self.pool.guest().is_some() {
+            let failure = self.pool.memory.failure(index);
+            return failure.unwrap_or_else(|| failure::lost("its worker ended"));
+        }
         match self.pool.death(index) {
             Some(death) if self.pool.memory.job(index).is_expired() => {
                 death.timed_out(Duration::from_nanos(self.terms.limit()))

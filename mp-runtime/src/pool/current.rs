@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::job::Job;
-use super::region::{Memory, STOPPED};
+use super::region::{DRAINING, Memory, STOPPED};
 use crate::sync::raw::Holder;
 use crate::sys;
 
@@ -90,10 +90,27 @@ impl Item {
         match self {
             Self::Shared(memory, me, job) => {
                 let flags = memory.header().flags.load(crate::loom::Ordering::Acquire);
-                flags & STOPPED != 0 || !job.is_wanted_of(*me)
+                flags & (STOPPED | DRAINING) != 0 || !job.is_wanted_of(*me)
             }
             Self::Isolated(socket) => sys::fd::is_at_end(socket.as_fd()),
         }
+    }
+}
+
+/// How many calls from inside of tasks lead to what the calling process calls now: one more than lead
+/// to the task that it runs, and none where it runs none.
+pub(super) fn depth() -> u32 {
+    match Item::current() {
+        Some(Item::Shared(memory, _, job)) => memory.depth(memory.index_of(job)) + 1,
+        Some(Item::Isolated(_)) | None => 0,
+    }
+}
+
+/// The pool that this process works for, and who it is there, if it shares the pool's memory.
+pub(super) fn own_pool() -> Option<(&'static Memory, Holder)> {
+    match POOL.get()? {
+        Pool::Shared(memory, me) => Some((memory, *me)),
+        Pool::Isolated(_) => None,
     }
 }
 

@@ -44,6 +44,7 @@ impl Pool {
         if is_forked() {
             return false;
         }
+        self.refuse_inside("drain");
         self.inner.begin_drain();
         let is_drained = self.inner.wait_for_crew(Deadline::after(grace));
         self.inner.end();
@@ -57,6 +58,7 @@ impl Inner {
         self.set_stop(Stop::Terminated);
         self.kill_crew();
         self.wait_for_crew(Deadline::after(super::END_TIMEOUT));
+        self.end_desk();
     }
 }
 

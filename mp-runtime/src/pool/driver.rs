@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::call::State;
 use super::inner::{Inner, lock};
@@ -24,6 +25,9 @@ use crate::fault::fault;
 /// Entries of the job table that the driver's calls may want, unless one call alone wants more: it
 /// must never wait for an entry that only itself can free.
 const MOST_JOBS: usize = JOBS as usize / 4;
+
+/// After so long without a result the tasks of a worker are taken to wait for it.
+const STALL: Duration = Duration::from_millis(100);
 
 /// A call that was handed over and has not begun.
 pub(super) trait Pending: Send {
@@ -98,11 +102,13 @@ impl Driver {
 
 /// The driver's loop.
 fn run(pool: &Inner) {
-    let number = Inner::DRIVER;
+    let number = pool.driver_number();
     let memory = &pool.memory;
     let bell = memory.done_bell(number);
     let mut active: Vec<(Option<Box<dyn Active + '_>>, usize)> = Vec::new();
     let mut wanted = 0;
+    // Of a task's calls, which may be waited for in ways that nobody sees.
+    let mut waiting = None;
     loop {
         // Whoever changes what is looked at below rings afterwards.
         let ticket = bell.listen();
@@ -120,6 +126,7 @@ fn run(pool: &Inner) {
             !is_over
         });
         if active.len() < before {
+            waiting = None;
             continue;
         }
         if active.is_empty() && pool.stop().is_some() && pool.driver.retire() {
@@ -130,7 +137,15 @@ fn run(pool: &Inner) {
             .flat_map(|(call, _)| call)
             .map(|call| call.due());
         let due = dues.fold(Deadline::NEVER, Deadline::earlier);
-        bell.wait(memory.peers(), ticket, due);
+        if pool.guest().is_none() || waiting.is_some() || active.is_empty() {
+            bell.wait(memory.peers(), ticket, due);
+            continue;
+        }
+        let stall = Deadline::after(STALL);
+        bell.wait(memory.peers(), ticket, due.earlier(stall));
+        if stall.has_passed() {
+            waiting = pool.waiting();
+        }
     }
 }
 

@@ -66,6 +66,9 @@ impl Inner {
     }
 
     pub(super) fn tell_failure(&self, error: &TaskError) {
+        if let Some(guest) = self.guest() {
+            return self.tell_parent(error, guest);
+        }
         self.tell(|| PoolEvent::ItemFailed {
             error: error.clone(),
         });

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::inner::Stop;
+use super::nest::NESTED;
 use crate::error::{Error, ErrorKind, PanicInfo, Refusal, TaskError, TaskFailure};
 use crate::process::running::Ended;
 use crate::sync::raw::Holder;
@@ -125,6 +126,24 @@ pub(super) fn stopped(stop: &Stop, may_have_started: bool) -> TaskError {
         .with_attempts(u32::from(may_have_started))
 }
 
+/// An item of a task's call for which there is no entry in the job table.
+pub(super) fn no_entry() -> TaskError {
+    lost(format!(
+        "tasks of the pool wait for {NESTED} jobs of their own at once, which is as many as may be"
+    ))
+    .with_may_have_started(false)
+    .with_attempts(0)
+}
+
+/// An item of a task's call that no worker will run.
+pub(super) fn no_substitute(cause: &Cause) -> TaskError {
+    lost(format!(
+        "all workers of the pool wait for calls that their tasks have made on it, and no other could \
+         be started: {}",
+        cause.text()
+    ))
+}
+
 /// A call whose caller has cancelled it.
 pub(super) fn cancelled(may_have_started: bool) -> TaskError {
     TaskError::new(TaskFailure::Cancelled)
@@ -146,10 +165,15 @@ impl Cause {
         *self.0.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(text);
     }
 
+    /// What it is, in words.
+    fn text(&self) -> String {
+        let cause = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
+        cause.as_deref().unwrap_or("nobody knows why").to_owned()
+    }
+
     /// The error of a pool that gave up.
     pub(super) fn error(&self) -> Error {
-        let cause = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
-        let cause = cause.as_deref().unwrap_or("nobody knows why");
+        let cause = self.text();
         Error::new(
             ErrorKind::NotStarted,
             format!(

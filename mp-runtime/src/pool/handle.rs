@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::callbacks;
+use super::guest::Waiting;
 use super::inner::{Inner, lock};
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -68,6 +69,8 @@ struct Outcome<R> {
     is_done: bool,
     result: Option<Result<R, Error>>,
     listener: Option<Listener<R>>,
+    /// Of a task that awaits a job of its own pool.
+    waiting: Option<Waiting<Arc<Inner>>>,
 }
 
 /// Who is told when the job is done.
@@ -85,6 +88,7 @@ impl<R> Shared<R> {
                 is_done: false,
                 result: None,
                 listener: None,
+                waiting: None,
             }),
             done: Condvar::new(),
             is_cancelled: AtomicBool::new(false),
@@ -103,6 +107,7 @@ impl<R: Send + 'static> Shared<R> {
     pub(super) fn finish(&self, result: Result<R, Error>) {
         let mut state = lock(&self.state);
         state.is_done = true;
+        let waiting = state.waiting.take();
         match state.listener.take() {
             Some(Listener::Callback(callback)) => {
                 drop(state);
@@ -120,6 +125,7 @@ impl<R: Send + 'static> Shared<R> {
                 }
             }
         }
+        drop(waiting);
     }
 }
 
@@ -190,6 +196,8 @@ impl<R> Job<R> {
 
     fn wait_until(self, deadline: Deadline) -> Result<Result<R, Error>, Self> {
         let done = &self.shared.done;
+        let pool = self.pool.upgrade();
+        let mut waiting = None;
         let mut state = lock(&self.shared.state);
         loop {
             if let Some(result) = state.result.take() {
@@ -200,6 +208,8 @@ impl<R> Job<R> {
                 drop(state);
                 return Err(self);
             }
+            // One that only looks whether it is there is not waited for.
+            waiting = waiting.or_else(|| pool.as_ref()?.waiting());
             state = match deadline.remaining() {
                 Some(left) => match done.wait_timeout(state, left) {
                     Ok((state, _)) => state,
@@ -318,14 +328,16 @@ impl<R> Future for Job<R> {
         }
         // Outside the lock: it is the executor's code.
         let waker = context.waker().clone();
+        let waiting = self.pool.upgrade().and_then(Waiting::begin);
         let mut state = lock(&self.shared.state);
         if let Some(result) = state.result.take() {
             return Poll::Ready(result);
         }
         let is_done = state.is_done;
         let before = state.listener.replace(Listener::Waker(waker));
+        let waited = std::mem::replace(&mut state.waiting, waiting.filter(|_| !is_done));
         drop(state);
-        drop(before);
+        drop((before, waited));
         assert!(!is_done, "a job was polled after it was ready");
         Poll::Pending
     }
@@ -415,7 +427,15 @@ impl<R> Iterator for AsCompleted<R> {
         }
         let place = match is_forked() {
             true => self.jobs.iter().position(Option::is_some)?,
-            false => self.done.recv().ok()?,
+            false => {
+                let pool = self
+                    .jobs
+                    .iter()
+                    .flatten()
+                    .find_map(|job| job.pool.upgrade());
+                let _waiting = pool.as_ref().and_then(|pool| pool.waiting());
+                self.done.recv().ok()?
+            }
         };
         let job = self.jobs[place].take()?;
         self.left -= 1;

@@ -3,20 +3,23 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
+use super::desk::Desk;
 use super::driver::Driver;
 use super::events::Listener;
 use super::failure::{self, Cause, Death};
-use super::job::{JOBS, Outlook, Withdrawal};
-use super::region::{CLOSED, Memory, STOPPED};
+use super::guest::{self, Guest};
+use super::job::{JOBS, Outlook, Phase, Withdrawal};
+use super::region::{CLOSED, DRAINING, Memory, STOPPED};
 use super::remote::Remote;
 use super::stats::Totals;
 use super::supervisor::Crew;
 use super::terms::Terms;
-use super::timer::Timer;
+use super::timer::{Timer, nanos};
+use super::wire;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::life::program::is_forked;
@@ -25,7 +28,9 @@ use crate::loom::{AtomicU64, Ordering};
 use crate::process::StartMethod;
 use crate::process::limits::Limits;
 use crate::process::message::Scheduling;
-use crate::shm::BlockId;
+use crate::shm::arena::Audit;
+use crate::shm::{BlockId, Owner};
+use crate::sync::raw::{Holder, Peers};
 
 /// How long a caller that finds the whole job table in use sleeps before it looks again, should
 /// nobody wake it.
@@ -76,10 +81,8 @@ pub(super) struct Inner {
     pub(super) remote: Option<Remote>,
     /// For those who start workers.
     pub(super) this: OnceLock<Weak<Inner>>,
-    /// How many workers there are meant to be, at most.
-    pub(super) workers: AtomicUsize,
-    /// Whether there are fewer.
-    pub(super) is_short: AtomicBool,
+    /// Who we are if this is the pool that we work for. Then all that is about workers is the parent's.
+    pub(super) guest: Option<Guest>,
     /// Whether new calls are taken. Held while that, or the number of calls, changes.
     gate: Mutex<Gate>,
     /// Why no more jobs are run, once that is so.
@@ -104,6 +107,8 @@ pub(super) struct Inner {
     pub(super) driver: Driver,
     /// Ends what takes too long.
     pub(super) timer: Timer,
+    /// Serves calls from inside of tasks.
+    pub(super) desk: Desk,
     /// The handles in the arguments of the initializer, which workers of any age need.
     pub(super) initializer_parcel: Option<BlockId>,
 }
@@ -138,26 +143,46 @@ impl Inner {
         let program = program()?;
         let memory = Memory::create(program)?;
         let header = memory.header();
-        let idle = settings.idle_timeout.map_or(0, |idle| {
-            u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX).max(1)
-        });
+        let idle = settings.idle_timeout.map_or(0, |idle| nanos(idle).max(1));
         // Workers read them once they are started.
         for (word, limit) in [
             (&header.max_tasks, settings.max_tasks.unwrap_or(0)),
             (&header.max_memory, settings.max_memory.unwrap_or(0)),
             (&header.idle_timeout, idle),
             (&header.drains, u64::from(settings.drain.is_some())),
+            (&header.chunk_size, settings.chunk_size.unwrap_or(0)),
+            (&header.window, settings.window.unwrap_or(0)),
+            (&header.workers, workers as u64),
+            (&header.is_short, 1),
         ] {
             word.store(limit, Ordering::Relaxed);
         }
-        Ok(Self {
+        settings.terms.publish(header);
+        let listens = u64::from(settings.listener.is_some());
+        memory.nest().listens.store(listens, Ordering::Relaxed);
+        Ok(Self::over(program, memory, settings, None))
+    }
+
+    /// The pool that the calling process works for, as the worker `me`.
+    pub(super) fn of_worker(program: &'static Program, memory: Memory, me: Holder) -> Self {
+        let settings = guest::settings(&memory);
+        Self::over(program, memory, settings, Some(Guest::new(me)))
+    }
+
+    fn over(
+        program: &'static Program,
+        memory: Memory,
+        settings: Settings,
+        guest: Option<Guest>,
+    ) -> Self {
+        let first_call = guest.as_ref().map_or(0, Guest::driver);
+        Self {
             program,
             memory,
             settings,
             remote: None,
             this: OnceLock::new(),
-            workers: AtomicUsize::new(workers),
-            is_short: AtomicBool::new(true),
+            guest,
             gate: Mutex::default(),
             stop: OnceLock::new(),
             crew: Mutex::default(),
@@ -170,19 +195,23 @@ impl Inner {
             orphans: Mutex::default(),
             orphan_count: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
-            next_call: AtomicU32::new(0),
+            // Those of other processes use the same bells.
+            next_call: AtomicU32::new(first_call),
             driver: Driver::default(),
             timer: Timer::default(),
+            desk: Desk::default(),
             initializer_parcel: None,
-        })
+        }
     }
 
     /// Leads to the bell of the driver's calls.
-    pub(super) const DRIVER: u32 = 0;
+    pub(super) fn driver_number(&self) -> u32 {
+        self.guest().map_or(0, Guest::driver)
+    }
 
     /// Tells the driver that something has changed.
     pub(super) fn ring_driver(&self) {
-        let bell = self.memory.done_bell(Self::DRIVER);
+        let bell = self.memory.done_bell(self.driver_number());
         bell.ring_all(self.memory.peers());
     }
 
@@ -196,7 +225,7 @@ impl Inner {
     pub(super) fn workers(&self) -> usize {
         match self.carrier() {
             Some(carrier) => carrier.workers().max(1),
-            None => self.workers.load(Ordering::Relaxed),
+            None => self.memory.header().workers.load(Ordering::Relaxed) as usize,
         }
     }
 
@@ -206,6 +235,10 @@ impl Inner {
     pub(super) fn enter(&self) -> Result<u32, Error> {
         if is_forked() {
             return Err(Error::forked());
+        }
+        if self.guest.is_some() {
+            self.admit()?;
+            return Ok(self.next_call.fetch_add(1, Ordering::Relaxed));
         }
         match self.stop() {
             Some(Stop::Broken(error)) => return Err(error.clone()),
@@ -229,6 +262,10 @@ impl Inner {
         let number = self.enter()?;
         let limit = terms.limit();
         if limit > 0
+            && let Some(guest) = self.guest()
+        {
+            self.watch_nested(guest, limit);
+        } else if limit > 0
             && let Err(error) = self.watch(limit)
         {
             self.leave();
@@ -240,21 +277,27 @@ impl Inner {
     /// As [`leave`](Self::leave), for a call on these terms.
     pub(super) fn leave_watched(&self, terms: &Terms) {
         let limit = terms.limit();
-        if limit > 0 {
-            self.unwatch(limit);
+        match self.guest() {
+            _ if limit == 0 => {}
+            None => self.unwatch(limit),
+            Some(guest) => self.unwatch_nested(guest, limit),
         }
         self.leave();
     }
 
     /// Notes that a call is over.
     pub(super) fn leave(&self) {
+        if self.guest.is_some() {
+            // It is one only while it has entries of the job table.
+            return;
+        }
         let mut gate = lock(&self.gate);
         gate.calls -= 1;
         self.count_calls(&gate);
         let is_over = gate.is_closed && gate.calls == 0;
         drop(gate);
         if is_over {
-            self.memory.work_bell().ring_all(self.memory.peers());
+            self.memory.ring_workers();
             self.end_rest();
         }
     }
@@ -268,20 +311,20 @@ impl Inner {
             .flags
             .fetch_or(CLOSED, Ordering::Release);
         drop(gate);
-        self.memory.work_bell().ring_all(self.memory.peers());
+        self.memory.ring_workers();
     }
 
-    /// Refuses further calls, and has workers end after the job they are at.
+    /// Refuses further calls, and has workers end after the job they are at, and what that calls.
     pub(super) fn begin_drain(&self) {
         let mut gate = lock(&self.gate);
         gate.is_closed = true;
         gate.is_draining = true;
         let flags = &self.memory.header().flags;
-        flags.fetch_or(CLOSED | STOPPED, Ordering::Release);
+        flags.fetch_or(CLOSED | DRAINING, Ordering::Release);
         drop(gate);
         fault!("pool.draining");
         self.tell_unwanted(None);
-        self.memory.work_bell().ring_all(self.memory.peers());
+        self.memory.ring_workers();
         self.end_rest();
     }
 
@@ -293,7 +336,9 @@ impl Inner {
     /// Whether there is, or may come, work for workers.
     pub(super) fn needs_workers(&self) -> bool {
         let gate = lock(&self.gate);
-        self.stop().is_none() && !gate.is_draining && (!gate.is_closed || gate.calls > 0)
+        let is_wanted = !gate.is_draining && (!gate.is_closed || gate.calls > 0);
+        // What a task has called is part of the task.
+        self.stop().is_none() && (is_wanted || self.memory.is_nested_busy())
     }
 
     fn count_calls(&self, gate: &Gate) {
@@ -319,15 +364,20 @@ impl Inner {
         self.stop_timer();
     }
 
-    /// Why no more jobs are run, if that is so.
+    /// Why no more jobs are run, if that is so. A worker never learns of it: it is killed then, and a
+    /// task whose call failed before that might take it for something else, and return.
     pub(super) fn stop(&self) -> Option<&Stop> {
         self.stop.get()
     }
 
     // Jobs.
 
-    /// Takes a free entry of the job table, waiting for one; `None` if the pool has stopped.
+    /// Takes a free entry of the job table, waiting for one; `None` if the pool has stopped, or if
+    /// this is a task's call and there is none.
     pub(super) fn acquire_job(&self) -> Option<u32> {
+        if let Some(guest) = self.guest() {
+            return self.memory.take_entry(guest.me);
+        }
         let mut entries = lock(&self.entries);
         loop {
             if let Some(index) = entries.free.pop() {
@@ -355,39 +405,77 @@ impl Inner {
     pub(super) fn clear_result(&self, index: u32) {
         let job = self.memory.job(index);
         for word in [&job.result, &job.merged] {
-            if let Some(block) = BlockId::from_bits(word.swap(0, Ordering::Relaxed)) {
-                self.memory.arena().free(block);
-            }
+            self.free_block(word);
         }
         // One that its worker owned was freed with the worker, and is not found again.
         self.discard_parcel(&job.result_parcel);
-        lock(&self.deaths).remove(&index);
+        self.forget_death(index);
     }
 
     /// Gives back all that a job that is over holds, and its entry.
     pub(super) fn release_job(&self, index: u32) {
         self.clear_result(index);
         let job = self.memory.job(index);
-        if let Some(block) = BlockId::from_bits(job.input.swap(0, Ordering::Relaxed)) {
-            self.memory.arena().free(block);
-        }
+        self.free_block(&job.input);
         self.discard_parcel(&job.input_parcel);
+        fault!("nest.releasing");
         job.release();
+        if index >= JOBS {
+            return self.nested_is_over();
+        }
         lock(&self.entries).free.push(index);
         self.entry_freed.notify_one();
     }
 
+    /// As [`release_job`](Self::release_job), of a job that is over and whose results nobody took: the
+    /// handles in them go first.
+    pub(super) fn release_unread(&self, index: u32) {
+        let job = self.memory.job(index);
+        let first = job.first.load(Ordering::Relaxed);
+        let done = job.progress().done;
+        let block = job.result.load(Ordering::Acquire);
+        let bytes = self.memory.bytes(block, usize::MAX);
+        let mut records = bytes
+            .and_then(|bytes| bytes.get(wire::RECORDS..))
+            .unwrap_or(&[]);
+        for _ in first..done {
+            match wire::read_outcome(&mut records) {
+                Some(outcome) => {
+                    if let Some(parcel) = outcome.parcel {
+                        self.program.table.discard(&self.program.arena, parcel);
+                    }
+                }
+                None => break,
+            }
+        }
+        self.release_job(index);
+    }
+
+    fn free_block(&self, word: &AtomicU64) {
+        if let Some(block) = BlockId::from_bits(word.load(Ordering::Relaxed)) {
+            self.memory.arena().free(block);
+            // Not before: a caller that is a worker may die here, and what no word names is lost. A
+            // block that was freed is not found again.
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
     fn discard_parcel(&self, word: &AtomicU64) {
-        if let Some(parcel) = BlockId::from_bits(word.swap(0, Ordering::Relaxed)) {
+        if let Some(parcel) = BlockId::from_bits(word.load(Ordering::Relaxed)) {
             self.program.table.discard(&self.program.arena, parcel);
+            // As above.
+            word.store(0, Ordering::Relaxed);
         }
     }
 
     /// Lets go of a job whose caller has gone: takes it back, or leaves it to be swept when its
     /// worker is through.
     pub(super) fn abandon_job(&self, index: u32) {
-        match self.memory.job(index).withdraw() {
-            Withdrawal::Withdrawn | Withdrawal::IsOver => self.release_job(index),
+        if let Some(guest) = self.guest() {
+            return self.abandon_nested(index, guest);
+        }
+        match self.memory.job(index).withdraw(None) {
+            Withdrawal::Withdrawn | Withdrawal::IsOver => self.release_unread(index),
             Withdrawal::IsRunning => {
                 // It stops after the item that it is at. Whatever it was by now, it is still ours.
                 self.memory.job(index).count.store(0, Ordering::Relaxed);
@@ -400,8 +488,11 @@ impl Inner {
     /// As [`abandon_job`](Self::abandon_job), but has a worker that is at the job killed. Returns
     /// whether an item of it may have begun.
     pub(super) fn kill_job(&self, index: u32) -> bool {
+        if let Some(guest) = self.guest() {
+            return self.kill_nested(index, guest);
+        }
         let job = self.memory.job(index);
-        let is_withdrawn = job.withdraw() == Withdrawal::Withdrawn;
+        let is_withdrawn = job.withdraw(None) == Withdrawal::Withdrawn;
         let may_have_begun = !is_withdrawn || job.first.load(Ordering::Relaxed) > 0;
         if let Some(worker) = job.doom() {
             // From here on the worker cannot commit the job, and takes no other: the kill hits
@@ -411,7 +502,7 @@ impl Inner {
             self.leave_behind(index);
             self.kill_in_time(worker);
         } else {
-            self.release_job(index);
+            self.release_unread(index);
         }
         may_have_begun
     }
@@ -437,17 +528,32 @@ impl Inner {
         });
         self.orphan_count.fetch_sub(over.len(), Ordering::Relaxed);
         for index in over {
-            self.release_job(index);
+            self.release_unread(index);
         }
     }
 
     /// Every entry of the job table that was ever used.
-    pub(super) fn jobs(&self) -> std::ops::Range<u32> {
-        0..lock(&self.entries).reach
+    pub(super) fn jobs(&self) -> impl Iterator<Item = u32> + use<> {
+        (0..lock(&self.entries).reach).chain(self.memory.nested())
+    }
+
+    /// Walks the pool's memory, and counts the entries of the job table that are in use.
+    pub(super) fn audit(&self) -> (Audit, usize) {
+        let audit = self.memory.arena().audit(|owner| match owner {
+            Owner::Process(holder) => self.memory.peers().is_alive(holder),
+            Owner::Object(_) => false,
+        });
+        let jobs = self
+            .jobs()
+            .filter(|&index| self.memory.job(index).phase() != Phase::Free);
+        (audit, jobs.count())
     }
 
     /// Records how the worker ended that was at a job.
     pub(super) fn record_death(&self, index: u32, death: Death) {
+        if index >= JOBS {
+            return self.note_failure_of(index, &death);
+        }
         lock(&self.deaths).insert(index, Arc::new(death));
     }
 
@@ -458,6 +564,9 @@ impl Inner {
 
     /// Forgets what [`record_death`](Self::record_death) recorded.
     pub(super) fn forget_death(&self, index: u32) {
+        if index >= JOBS {
+            return self.memory.forget_failure(index);
+        }
         lock(&self.deaths).remove(&index);
     }
 }

@@ -73,6 +73,9 @@ pub(super) enum Phase {
     Dead = 4,
     /// A worker is at it that is being killed for it, and cannot commit it any more.
     Doomed = 5,
+    /// As free, but it is the process's that the word names: a task's call fills it, or lets go of
+    /// it. Only in entries for such calls.
+    Held = 6,
 }
 
 impl Phase {
@@ -112,6 +115,7 @@ impl Word {
             3 => Phase::Done,
             4 => Phase::Dead,
             5 => Phase::Doomed,
+            6 => Phase::Held,
             _ => Phase::Free,
         }
     }
@@ -267,7 +271,7 @@ impl Job {
         let seen = self.word();
         debug_assert!(matches!(
             seen.phase(),
-            Phase::Free | Phase::Done | Phase::Dead
+            Phase::Free | Phase::Held | Phase::Done | Phase::Dead
         ));
         let ready = Word::new(Phase::Ready, attempt, 0, seen.epoch() + 1);
         let nothing = Progress::from(self.first.load(Ordering::Relaxed));
@@ -279,6 +283,29 @@ impl Job {
             offered,
             "nobody but its caller changes a job that is not ready"
         );
+    }
+
+    /// Takes a free entry that others may take, too.
+    pub(super) fn hold(&self, me: Holder) -> bool {
+        let seen = self.word();
+        // Acquire: pairs with the Release in `release`; whose it was has let go of it.
+        seen.phase() == Phase::Free
+            && self.change(
+                seen,
+                Word::new(Phase::Held, 0, me.bits(), seen.epoch()),
+                Ordering::AcqRel,
+            )
+    }
+
+    /// How far the job is.
+    pub(super) fn phase(&self) -> Phase {
+        self.word().phase()
+    }
+
+    /// Whether the process `holder` holds the entry.
+    pub(super) fn is_held_by(&self, holder: Holder) -> bool {
+        let seen = self.word();
+        seen.phase() == Phase::Held && seen.holder() == Some(holder)
     }
 
     /// Whether the job waits for a worker or has one.
@@ -337,7 +364,7 @@ impl Job {
                 .then(|| seen.holder())
                 .flatten(),
             Phase::Doomed => seen.holder(),
-            Phase::Free | Phase::Ready | Phase::Done | Phase::Dead => None,
+            Phase::Free | Phase::Held | Phase::Ready | Phase::Done | Phase::Dead => None,
         }
     }
 
@@ -360,6 +387,12 @@ impl Job {
             && self.change(seen, seen.to(Phase::Dead), Ordering::AcqRel)
     }
 
+    /// As [`refuse`](Self::refuse), of a job for which there is no worker at all.
+    pub(super) fn refuse_unclaimed(&self) -> bool {
+        let seen = self.word();
+        seen.phase() == Phase::Ready && self.change(seen, seen.to(Phase::Dead), Ordering::AcqRel)
+    }
+
     /// What the caller finds now.
     #[inline]
     pub(super) fn outlook(&self) -> Outlook {
@@ -368,7 +401,9 @@ impl Job {
         match seen.phase() {
             Phase::Done => Outlook::Done(seen.holder()),
             Phase::Dead => Outlook::Dead(seen.holder()),
-            Phase::Free | Phase::Ready | Phase::Running | Phase::Doomed => Outlook::Waiting,
+            Phase::Free | Phase::Held | Phase::Ready | Phase::Running | Phase::Doomed => {
+                Outlook::Waiting
+            }
         }
     }
 
@@ -382,18 +417,22 @@ impl Job {
         self.word().attempt()
     }
 
-    /// Takes back a job that no worker has claimed.
-    pub(super) fn withdraw(&self) -> Withdrawal {
+    /// Takes back a job that no worker has claimed, for `keeper` if others look for free entries.
+    pub(super) fn withdraw(&self, keeper: Option<Holder>) -> Withdrawal {
         loop {
             let seen = self.word();
             match seen.phase() {
                 Phase::Ready => {
-                    if self.change(seen, seen.to(Phase::Free), Ordering::AcqRel) {
+                    let taken = match keeper {
+                        Some(keeper) => Word::new(Phase::Held, 0, keeper.bits(), seen.epoch()),
+                        None => seen.to(Phase::Free),
+                    };
+                    if self.change(seen, taken, Ordering::AcqRel) {
                         return Withdrawal::Withdrawn;
                     }
                 }
                 Phase::Running | Phase::Doomed => return Withdrawal::IsRunning,
-                Phase::Free | Phase::Done | Phase::Dead => return Withdrawal::IsOver,
+                Phase::Free | Phase::Held | Phase::Done | Phase::Dead => return Withdrawal::IsOver,
             }
         }
     }
@@ -591,7 +630,7 @@ mod tests {
         assert_eq!(job.outlook(), Outlook::Waiting);
         let running = claimed(&job, ME);
         assert!(matches!(job.claim(OTHER), Claim::NotReady));
-        assert_eq!(job.withdraw(), Withdrawal::IsRunning);
+        assert_eq!(job.withdraw(None), Withdrawal::IsRunning);
         assert_eq!(job.runner(), Some(ME));
         assert_eq!(job.finish(running), Finish::Committed);
         assert_eq!(job.outlook(), Outlook::Done(Some(ME)));
@@ -691,9 +730,9 @@ mod tests {
     fn withdrawn_job_is_nobodys_to_claim() {
         let job = job();
         job.offer(0);
-        assert_eq!(job.withdraw(), Withdrawal::Withdrawn);
+        assert_eq!(job.withdraw(None), Withdrawal::Withdrawn);
         assert!(matches!(job.claim(ME), Claim::NotReady));
-        assert_eq!(job.withdraw(), Withdrawal::IsOver);
+        assert_eq!(job.withdraw(None), Withdrawal::IsOver);
     }
 
     #[test]
@@ -703,7 +742,7 @@ mod tests {
             job.offer(0);
             std::thread::scope(|scope| {
                 let worker = scope.spawn(|| matches!(job.claim(ME), Claim::Mine(_)));
-                let withdrawn = job.withdraw() == Withdrawal::Withdrawn;
+                let withdrawn = job.withdraw(None) == Withdrawal::Withdrawn;
                 assert_ne!(worker.join().unwrap(), withdrawn);
             });
             if job.runner().is_some() {

@@ -290,6 +290,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
+        self.check_outside("broadcast to")?;
         if let Some(carrier) = self.inner.carrier() {
             let task = registry::by_type::<F>()?;
             let encode = |out: &mut Buffer| encode_arguments(&arguments, out);

@@ -32,6 +32,9 @@
 //! - [`events`]: what happens, told as it does.
 //! - [`reduce`]: calls whose results are merged where they were made.
 //! - [`global`]: the pool of the process.
+//! - [`guest`]: the pool as one of its workers calls it.
+//! - [`nest`]: what lies in the pool's memory for such calls.
+//! - [`desk`]: the thread of the parent that serves them.
 //! - [`drain`]: ending in good order.
 //! - `progress`: a bar that shows how far a stream is, with the feature of that name.
 //! - [`failure`]: what the caller is told about an item that failed.
@@ -44,12 +47,14 @@ mod call;
 mod callbacks;
 mod chunk;
 mod current;
+mod desk;
 mod drain;
 mod driver;
 pub(crate) mod encoded;
 mod events;
 mod failure;
 mod global;
+mod guest;
 mod handle;
 mod initializer;
 mod inner;
@@ -57,6 +62,7 @@ pub(crate) mod isolated;
 mod job;
 mod link;
 mod map;
+mod nest;
 #[cfg(feature = "progress")]
 mod progress;
 mod reduce;
@@ -96,6 +102,7 @@ pub use self::terms::Tuned;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::life::program::is_forked;
+use crate::shm::arena::Audit;
 
 /// How long ending a pool waits for workers that were killed. Only one that hangs in the kernel
 /// takes longer; it ends when the kernel lets it.
@@ -180,6 +187,11 @@ impl Pool {
         }
     }
 
+    /// What its memory holds, and how many entries of its job table are in use.
+    pub(crate) fn audit(&self) -> (Audit, usize) {
+        self.inner.audit()
+    }
+
     /// Describes a pool.
     pub fn builder() -> PoolBuilder {
         PoolBuilder::new()
@@ -222,12 +234,19 @@ impl Pool {
         if workers == 0 {
             return Err(builder::no_workers());
         }
+        self.check_outside("resize")?;
         self.inner.resize(workers)
     }
 
     /// Refuses further calls. Those under way go on, and when they are over the workers end.
+    ///
+    /// # Panics
+    ///
+    /// In a task of the pool.
+    #[track_caller]
     pub fn close(&self) {
         if !is_forked() {
+            self.refuse_inside("close");
             self.inner.close();
         }
     }
@@ -243,6 +262,7 @@ impl Pool {
         if is_forked() {
             return Err(Error::forked());
         }
+        self.check_outside("join")?;
         if !self.inner.is_closed() {
             return Err(Error::new(
                 ErrorKind::Other,
@@ -256,10 +276,16 @@ impl Pool {
     /// Ends the pool at once: kills its workers and waits until they are gone. Calls under way
     /// return; items that had no result by then fail as
     /// [cancelled](crate::TaskError::is_cancelled).
+    ///
+    /// # Panics
+    ///
+    /// In a task of the pool.
+    #[track_caller]
     pub fn terminate(&self) {
         if is_forked() {
             return;
         }
+        self.refuse_inside("terminate");
         self.inner.end();
     }
 }

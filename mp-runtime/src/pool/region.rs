@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::job::{Claim, JOBS, Job, Running};
+use super::nest::{NESTED, Nest};
 use super::seat::Seat;
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -24,12 +25,15 @@ use crate::sys;
 pub(super) const BELLS: usize = 256;
 
 /// "mp pool" and the version of the layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x02");
+const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x03");
 
 /// New calls are refused, and workers end once none is left.
 pub(super) const CLOSED: u64 = 1;
 /// Workers end after the job they are at, whatever is left.
 pub(super) const STOPPED: u64 = 2;
+/// Workers run no jobs any more but those of the tasks that are being run, and end once there are
+/// none.
+pub(super) const DRAINING: u64 = 4;
 
 shared! {
     /// The first bytes of a pool's memory.
@@ -39,10 +43,18 @@ shared! {
         magic: AtomicU64,
         /// The process that made the pool, as the bits of a [`Holder`].
         parent: AtomicU64,
-        /// [`CLOSED`] and [`STOPPED`].
+        /// [`CLOSED`], [`STOPPED`] and [`DRAINING`].
         pub(super) flags: AtomicU64,
         /// Calls that are under way.
         pub(super) calls: AtomicU64,
+        /// How many workers there are meant to be that run jobs, at most, and whether there are fewer.
+        pub(super) workers: AtomicU64,
+        pub(super) is_short: AtomicU64,
+        /// What tasks that call their pool need to know of its settings; zero is not set.
+        pub(super) chunk_size: AtomicU64,
+        pub(super) window: AtomicU64,
+        pub(super) timeout: AtomicU64,
+        pub(super) retries: [AtomicU64; 4],
         /// Items that a worker runs before it makes room for a fresh one; zero is no limit.
         pub(super) max_tasks: AtomicU64,
         /// Bytes of its own with which a worker makes room for a fresh one; zero is no limit.
@@ -85,6 +97,10 @@ shared! {
     struct Bells {
         /// Idle workers.
         work: Bell,
+        /// Workers that stand by.
+        standby: Bell,
+        /// The parent's desk.
+        desk: Bell,
         /// Callers.
         done: [Bell; BELLS],
     }
@@ -93,8 +109,13 @@ shared! {
 const RING: u64 = size_of::<Header>() as u64;
 const BELLS_AT: u64 = RING + size_of::<Ring>() as u64;
 const TABLE: u64 = (BELLS_AT + size_of::<Bells>() as u64).next_multiple_of(4096);
-const SEATS: u64 = TABLE + JOBS as u64 * size_of::<Job>() as u64;
-const ARENA: u64 = (SEATS + MAX_PROCESSES as u64 * size_of::<Seat>() as u64).next_multiple_of(4096);
+const SEATS: u64 = TABLE + ENTRIES as u64 * size_of::<Job>() as u64;
+const NEST: u64 = SEATS + MAX_PROCESSES as u64 * size_of::<Seat>() as u64;
+const ARENA: u64 = (NEST + size_of::<Nest>() as u64).next_multiple_of(4096);
+
+/// Entries of the job table: those of the parent's calls, then those of its tasks' calls.
+const ENTRIES: u32 = JOBS + NESTED;
+
 /// Bytes of free memory that stay touched: the items and results of large jobs that follow each
 /// other use the same pages.
 const KEEP_IDLE: u64 = 256 << 20;
@@ -104,12 +125,23 @@ const LEAST: u64 = ARENA + 16 * 1024 * 1024;
 /// Address space for each byte of the budget, as in the program's arena.
 const SPREAD: u64 = 4;
 
+/// What a worker may claim besides the jobs that are for it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// Whatever is ready, and first of all what a task waits for.
+    Any,
+    /// Jobs of calls that tasks have made.
+    Nested,
+    /// Nothing.
+    Letters,
+}
+
 /// The ring is full.
 #[derive(Debug)]
 pub(super) struct RingFull;
 
 /// A pool's memory as one of its processes sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Memory {
     region: Arc<Region>,
     arena: Arc<Arena>,
@@ -202,6 +234,12 @@ impl Memory {
         self.peers
     }
 
+    /// What there is for calls from inside of tasks.
+    #[inline]
+    pub(super) fn nest(&self) -> &Nest {
+        self.region.at(NEST)
+    }
+
     /// The process that made the pool, as an owner of blocks.
     pub(super) fn parent(&self) -> Owner {
         Owner::Process(self.parent)
@@ -215,7 +253,7 @@ impl Memory {
     /// The job in entry `index` of the table.
     #[inline]
     pub(super) fn job(&self, index: u32) -> &Job {
-        assert!(index < JOBS, "no such job");
+        assert!(index < ENTRIES, "no such job");
         self.region
             .at(TABLE + u64::from(index) * size_of::<Job>() as u64)
     }
@@ -313,10 +351,16 @@ impl Memory {
         }
     }
 
-    /// Takes a job that is for `me` alone, or else the next that is ready. `letters` is how many of
-    /// those for its seat alone are over, as it knows.
+    /// Takes a job that is for `me` alone, or else one of a task's call, or else the next that is
+    /// ready, as far as `choice` allows. `letters` is how many of those for its seat alone are over,
+    /// as it knows.
     #[inline]
-    pub(super) fn claim_next(&self, me: Holder, letters: &mut u32) -> Option<(&Job, Running)> {
+    pub(super) fn claim_next(
+        &self,
+        me: Holder,
+        choice: Choice,
+        letters: &mut u32,
+    ) -> Option<(&Job, Running)> {
         let posted = self.seat(me).letters();
         if posted != *letters {
             if let Some(claimed) = self.claim_letter(me) {
@@ -324,7 +368,11 @@ impl Memory {
             }
             *letters = posted;
         }
-        self.claim(me)
+        match choice {
+            Choice::Any => self.claim_nested(me).or_else(|| self.claim(me)),
+            Choice::Nested => self.claim_nested(me),
+            Choice::Letters => None,
+        }
     }
 
     /// Takes a job that is for `me` alone, and in no ring.
@@ -341,8 +389,18 @@ impl Memory {
         None
     }
 
+    /// Whether there may be a job to claim, besides letters.
+    #[inline]
+    pub(super) fn has_work(&self, choice: Choice) -> bool {
+        match choice {
+            Choice::Any => self.has_ready_nested() || self.has_entry(),
+            Choice::Nested => self.has_ready_nested(),
+            Choice::Letters => false,
+        }
+    }
+
     /// Whether there may be a job in the ring.
-    pub(super) fn has_work(&self) -> bool {
+    fn has_entry(&self) -> bool {
         let ring = self.ring();
         ring.head.load(Ordering::Acquire) < ring.tail.load(Ordering::Acquire)
     }
@@ -358,6 +416,22 @@ impl Memory {
         &self.bells().work
     }
 
+    /// Where workers wait that stand by.
+    pub(super) fn standby_bell(&self) -> &Bell {
+        &self.bells().standby
+    }
+
+    /// Where the parent waits for what its tasks' calls want.
+    pub(super) fn desk_bell(&self) -> &Bell {
+        &self.bells().desk
+    }
+
+    /// Wakes all workers that have nothing to do.
+    pub(super) fn ring_workers(&self) {
+        self.bells().work.ring_all(self.peers);
+        self.bells().standby.ring_all(self.peers);
+    }
+
     /// Where the call of that number waits.
     pub(super) fn done_bell(&self, number: u32) -> &Bell {
         &self.bells().done[number as usize % BELLS]
@@ -368,6 +442,8 @@ impl Memory {
     pub(super) fn ring_everybody(&self) {
         let bells = self.bells();
         bells.work.alarm(self.peers);
+        bells.standby.alarm(self.peers);
+        bells.desk.alarm(self.peers);
         for bell in &bells.done {
             bell.alarm(self.peers);
         }
@@ -429,12 +505,12 @@ mod tests {
         for index in [5, 3, 4] {
             put(&memory, index);
         }
-        assert!(memory.has_work());
+        assert!(memory.has_work(Choice::Any));
         for index in [5, 3, 4] {
             assert_eq!(take(&memory, holder(1)), Some(index));
         }
         assert_eq!(take(&memory, holder(1)), None);
-        assert!(!memory.has_work());
+        assert!(!memory.has_work(Choice::Any));
     }
 
     #[test]
@@ -442,7 +518,7 @@ mod tests {
         let memory = memory();
         put(&memory, 0);
         put(&memory, 1);
-        assert_eq!(memory.job(0).withdraw(), Withdrawal::Withdrawn);
+        assert_eq!(memory.job(0).withdraw(None), Withdrawal::Withdrawn);
         put(&memory, 0);
         // Job 0 is in the ring twice; it runs once.
         assert_eq!(take(&memory, holder(1)), Some(0));
@@ -469,7 +545,7 @@ mod tests {
         }
         assert!(memory.push(0).is_err());
         for index in [0, 1] {
-            assert_eq!(memory.job(index).withdraw(), Withdrawal::Withdrawn);
+            assert_eq!(memory.job(index).withdraw(None), Withdrawal::Withdrawn);
         }
         put(&memory, 1);
         for index in 1..JOBS {
@@ -514,7 +590,7 @@ mod tests {
             }
         });
         assert_eq!(all.load(Ordering::Relaxed), ROUNDS);
-        assert!(!memory.has_work() || take(&memory, holder(1)).is_none());
+        assert!(!memory.has_work(Choice::Any) || take(&memory, holder(1)).is_none());
     }
 
     #[test]

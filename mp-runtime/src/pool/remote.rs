@@ -16,7 +16,7 @@ use super::encoded::{pack_lost, pack_refusals};
 use super::failure;
 use super::inner::{Inner, lock};
 use super::job::{Early, Finish, JOBS, Job, Progress, Running};
-use super::region::{CLOSED, STOPPED};
+use super::region::{CLOSED, DRAINING, STOPPED};
 use super::{Pool, PoolBuilder, wire};
 use crate::deadline::Deadline;
 use crate::error::{Error, TaskError};
@@ -299,7 +299,7 @@ fn run(pool: &Arc<Inner>) {
         let ticket = memory.work_bell().listen();
         // Acquire: pairs with the Release of who sets the flags.
         let flags = header.flags.load(Ordering::Acquire);
-        if flags & STOPPED != 0 {
+        if flags & (STOPPED | DRAINING) != 0 {
             break;
         }
         if let Some((job, running)) = memory.claim(me) {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::timer::nanos;
 use crate::deadline::Deadline;
 use crate::error::TaskError;
 
@@ -124,6 +125,34 @@ impl Retries {
     pub fn max_backoff(mut self, time: Duration) -> Self {
         self.max_backoff = time;
         self
+    }
+
+    /// As words that other processes read: none if a predicate decides, which is this process's.
+    pub(super) fn to_words(&self) -> [u64; 4] {
+        if self.when.is_some() {
+            return [0; 4];
+        }
+        let kinds = [self.crashes, self.timeouts, self.losses, self.panics];
+        let bits = kinds
+            .iter()
+            .rev()
+            .fold(0, |bits, &is_it| bits << 1 | u64::from(is_it));
+        let [backoff, most] = [self.backoff, self.max_backoff].map(nanos);
+        [u64::from(self.most), bits, backoff, most]
+    }
+
+    /// What [`to_words`](Self::to_words) made words of.
+    pub(super) fn from_words([most, kinds, backoff, max_backoff]: [u64; 4]) -> Option<Self> {
+        let has = |bit: u32| kinds >> bit & 1 == 1;
+        (most > 0).then(|| {
+            Self::new(most as u32)
+                .crashes(has(0))
+                .timeouts(has(1))
+                .losses(has(2))
+                .panics(has(3))
+                .backoff(Duration::from_nanos(backoff))
+                .max_backoff(Duration::from_nanos(max_backoff))
+        })
     }
 
     /// When an item that failed, after `retries` attempts but the first, is to be run again, if it

@@ -22,12 +22,18 @@ shared! {
         dismissed: AtomicU32,
         /// Jobs that were ever meant for the worker in this seat alone. Written by the parent.
         letters: AtomicU32,
+        /// Who waits here for a call on its own pool, as the bits of a [`Holder`]; zero if it does not.
+        waiting: AtomicU32,
+        /// Who is to stand by, as the bits of a [`Holder`]. Written by the parent.
+        standby: AtomicU32,
         _pad: AtomicU32,
+        /// The shortest limit of the calls that its tasks have under way, in nanoseconds; zero is none.
+        limit: AtomicU64,
         /// Items it has run in jobs that it committed, those jobs, and the nanoseconds they took.
         items: AtomicU64,
         jobs: AtomicU64,
         busy: AtomicU64,
-        _pad2: [AtomicU64; 10],
+        _pad2: [AtomicU64; 8],
     }
 }
 
@@ -75,6 +81,8 @@ impl Seat {
     /// Takes the seat for the calling worker.
     pub(super) fn take(&self, me: Holder) {
         self.ready.store(0, Ordering::Relaxed);
+        self.waiting.store(0, Ordering::Relaxed);
+        self.limit.store(0, Ordering::Relaxed);
         self.leave.store(0, Ordering::Relaxed);
         self.items.store(0, Ordering::Relaxed);
         self.jobs.store(0, Ordering::Relaxed);
@@ -145,6 +153,44 @@ impl Seat {
         self.letters.load(Ordering::Acquire)
     }
 
+    /// Notes whether the worker `me`, which has the seat, waits for a call on its own pool. The desk's
+    /// bell is to be rung afterwards.
+    pub(super) fn set_waiting(&self, me: Holder, is_waiting: bool) {
+        let bits = if is_waiting { me.bits() } else { 0 };
+        // Relaxed: the bell orders it.
+        self.waiting.store(bits, Ordering::Relaxed);
+    }
+
+    /// Whether the worker `holder` waits for a call on its own pool.
+    pub(super) fn is_waiting(&self, holder: Holder) -> bool {
+        self.waiting.load(Ordering::Relaxed) == holder.bits()
+    }
+
+    /// Notes the shortest limit of the calls that the worker's tasks have under way.
+    pub(super) fn set_limit(&self, limit: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// The shortest limit of the calls that the tasks of the worker `holder` have under way.
+    pub(super) fn limit(&self, holder: Holder) -> Option<u64> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        (limit > 0 && self.is_of(holder)).then_some(limit)
+    }
+
+    /// Asks the worker `holder` to stand by from the next job on, or no longer to. The bell of those
+    /// that do is to be rung afterwards.
+    pub(super) fn set_standby(&self, holder: Holder, stands_by: bool) {
+        let bits = if stands_by { holder.bits() } else { 0 };
+        // Relaxed: the bell orders it.
+        self.standby.store(bits, Ordering::Relaxed);
+    }
+
+    /// Whether the worker `me` is to stand by.
+    #[inline]
+    pub(super) fn stands_by(&self, me: Holder) -> bool {
+        self.standby.load(Ordering::Relaxed) == me.bits()
+    }
+
     /// Asks the worker `holder` to end after the job it is at. Its bell is to be rung afterwards.
     pub(super) fn dismiss(&self, holder: Holder) {
         // Relaxed: the bell orders it.
@@ -174,7 +220,10 @@ mod tests {
             jobs: long(),
             busy: long(),
             letters: word(),
+            waiting: word(),
+            standby: word(),
             _pad: word(),
+            limit: long(),
             _pad2: std::array::from_fn(|_| long()),
         }
     }

@@ -8,7 +8,8 @@ use super::Pool;
 use super::inner::{Inner, lock};
 use crate::error::TaskError;
 use crate::life::program::is_forked;
-use crate::loom::Ordering;
+use crate::loom::{AtomicU64, Ordering};
+use crate::shm::safe::shared;
 
 /// What a pool has done and is doing, as [`Pool::stats`] finds it.
 ///
@@ -127,23 +128,39 @@ impl FailureStats {
         out_of_memory + panics + crashes + timeouts + cancelled + not_encoded + not_decoded + lost
     }
 
-    fn count(&mut self, error: &TaskError) {
-        let counter = match error {
-            _ if error.is_out_of_memory() => &mut self.out_of_memory,
-            _ if error.is_panic() => &mut self.panics,
-            _ if error.is_crash() => &mut self.crashes,
-            _ if error.is_timeout() => &mut self.timeouts,
-            _ if error.is_cancelled() => &mut self.cancelled,
-            _ if error.is_not_encoded() => &mut self.not_encoded,
-            _ if error.is_not_decoded() => &mut self.not_decoded,
-            _ => &mut self.lost,
-        };
-        *counter += 1;
+    /// The place of a failure's counter among all.
+    fn place(error: &TaskError) -> usize {
+        let kinds = [
+            error.is_out_of_memory(),
+            error.is_panic(),
+            error.is_crash(),
+            error.is_timeout(),
+            error.is_cancelled(),
+            error.is_not_encoded(),
+            error.is_not_decoded(),
+        ];
+        kinds.iter().position(|&is_it| is_it).unwrap_or(LOST)
+    }
+
+    fn counters(&mut self) -> [&mut u64; LOST + 1] {
+        [
+            &mut self.out_of_memory,
+            &mut self.panics,
+            &mut self.crashes,
+            &mut self.timeouts,
+            &mut self.cancelled,
+            &mut self.not_encoded,
+            &mut self.not_decoded,
+            &mut self.lost,
+        ]
     }
 }
 
+/// The place of [`FailureStats::lost`] among the counters, the last.
+const LOST: usize = 7;
+
 /// What is counted as jobs are over.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Totals {
     done: u64,
     failed: FailureStats,
@@ -167,7 +184,61 @@ pub(super) struct Tally {
     pub(super) encoding: u64,
 }
 
+shared! {
+    /// As [`Totals`], in the pool's memory: what callers count that are workers. Each figure stands
+    /// alone, so all of it is Relaxed.
+    pub(super) struct SharedTotals {
+        failed: [AtomicU64; LOST + 1],
+        done: AtomicU64,
+        sent: AtomicU64,
+        received: AtomicU64,
+        waiting: AtomicU64,
+        working: AtomicU64,
+        encoding: AtomicU64,
+    }
+}
+
+impl SharedTotals {
+    pub(super) fn add(&self, job: Tally) {
+        for (sum, more) in [
+            (&self.done, job.done),
+            (&self.sent, job.sent),
+            (&self.received, job.received),
+            (&self.waiting, job.waiting),
+            (&self.working, job.working),
+            (&self.encoding, job.encoding),
+        ] {
+            sum.fetch_add(more, Ordering::Relaxed);
+        }
+    }
+
+    fn count(&self, error: &TaskError) {
+        self.failed[FailureStats::place(error)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What was counted, added to `totals`.
+    fn added_to(&self, mut totals: Totals) -> Totals {
+        let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        totals.add(Tally {
+            done: read(&self.done),
+            sent: read(&self.sent),
+            received: read(&self.received),
+            waiting: read(&self.waiting),
+            working: read(&self.working),
+            encoding: read(&self.encoding),
+        });
+        for (sum, more) in totals.failed.counters().into_iter().zip(&self.failed) {
+            *sum += read(more);
+        }
+        totals
+    }
+}
+
 impl Totals {
+    fn count(&mut self, error: &TaskError) {
+        *self.failed.counters()[FailureStats::place(error)] += 1;
+    }
+
     pub(super) fn add(&mut self, job: Tally) {
         self.done += job.done;
         self.sent += job.sent;
@@ -182,8 +253,19 @@ impl Inner {
     /// Counts an item that failed, and tells those who want to know.
     #[cold]
     pub(super) fn note_failure(&self, error: &TaskError) {
-        lock(&self.totals).failed.count(error);
+        match self.guest() {
+            None => lock(&self.totals).count(error),
+            Some(_) => self.memory.nest().totals.count(error),
+        }
         self.tell_failure(error);
+    }
+
+    /// Counts a job that is over, or that goes back.
+    pub(super) fn add_up(&self, job: Tally) {
+        match self.guest() {
+            None => lock(&self.totals).add(job),
+            Some(_) => self.memory.nest().totals.add(job),
+        }
     }
 
     fn stats(&self) -> PoolStats {
@@ -217,7 +299,7 @@ impl Inner {
             let is_busy = |holder| self.who(holder).is_some_and(|who| who.1 == worker.pid);
             worker.is_busy = busy.iter().any(|&holder| is_busy(holder));
         }
-        let totals = lock(&self.totals);
+        let totals = self.memory.nest().totals.added_to(*lock(&self.totals));
         stats.done = totals.done;
         stats.failed = totals.failed;
         stats.bytes_sent = totals.sent;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Pool;
 use super::call::{Call, Items, Order, Patience, Source, State};
 use super::driver::{Active, Driver, Pending};
+use super::guest::HandedOver;
 use super::handle::{Job, Shared};
 use super::inner::Inner;
 use super::map::{encode_item, explain};
@@ -149,6 +150,7 @@ impl Pool {
             is_single,
             finish,
             shared: shared.clone(),
+            handed: HandedOver::new(&self.inner),
         };
         if let Err(error) = Driver::hand_over(&self.inner, Box::new(handed)) {
             self.inner.leave_watched(&terms);
@@ -182,6 +184,7 @@ struct Handed<S, R, V> {
     is_single: bool,
     finish: Finish<R, V>,
     shared: Arc<Shared<V>>,
+    handed: Option<HandedOver>,
 }
 
 impl<S, R, V> Pending for Handed<S, R, V>
@@ -209,6 +212,7 @@ where
             outcomes: Vec::new(),
             finish: self.finish,
             shared: self.shared,
+            _handed: self.handed,
         })
     }
 }
@@ -221,6 +225,8 @@ struct Underway<'p, S, R, V> {
     outcomes: Outcomes<R>,
     finish: Finish<R, V>,
     shared: Arc<Shared<V>>,
+    /// Of a task's call, until all of it is over.
+    _handed: Option<HandedOver>,
 }
 
 impl<S, R, V> Active for Underway<'_, S, R, V>

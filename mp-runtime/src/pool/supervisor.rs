@@ -3,6 +3,7 @@
 //! What is called when a worker has ended runs on `mp`'s supervisor thread, or on whatever thread
 //! finds out first; no user code runs in here.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::events::PoolEvent;
 use super::failure::{self, Death, Who};
 use super::initializer;
 use super::inner::{Inner, Stop, lock};
+use super::region::Memory;
 use super::stats::{PoolStats, WorkerStats};
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -68,13 +70,64 @@ struct Member {
     attendance: Option<Arc<Attendance>>,
     /// It was asked to end after the job it is at.
     is_dismissed: bool,
+    /// It was asked to stand by: others run in its place.
+    stands_by: bool,
 }
 
 impl Crew {
-    /// Workers that were not asked to end.
-    fn staying(&self) -> usize {
-        let members = self.live.values();
-        members.filter(|member| !member.is_dismissed).count()
+    /// Workers that were not asked to end, and those of them that wait for calls of their tasks.
+    fn staying(&self, memory: &Memory) -> (usize, Vec<Holder>) {
+        let staying = self.live.values().filter(|member| !member.is_dismissed);
+        let holders = staying.clone().map(|member| member.running.holder);
+        let waiting = holders.filter(|&holder| memory.seat(holder).is_waiting(holder));
+        (staying.count(), waiting.collect())
+    }
+
+    /// Workers that stand by, the oldest first.
+    fn standing_by(&mut self) -> Vec<&mut Member> {
+        let members = self.live.values_mut();
+        let mut members: Vec<_> = members
+            .filter(|member| member.stands_by && !member.is_dismissed)
+            .collect();
+        members.sort_by_key(|member| member.number);
+        members
+    }
+
+    /// Has workers stand by that are too many to run, or run again, so that as many serve as are
+    /// wanted, if there are as many, and no more than `most`. Returns how many serve: run jobs or
+    /// wait.
+    fn balance(&mut self, memory: &Memory, wanted: usize, most: usize) -> usize {
+        let (staying, waiting) = self.staying(memory);
+        let mut standing_by = self.standing_by();
+        let mut serving = staying - standing_by.len();
+        let mut any = false;
+        // Those that wait go on at their jobs whoever stands by.
+        standing_by.sort_by_key(|member| !waiting.contains(&member.running.holder));
+        for member in standing_by {
+            if serving < wanted || waiting.contains(&member.running.holder) {
+                member.stand_by(memory, false);
+                serving += 1;
+                any = true;
+            }
+        }
+        if serving > most {
+            let members = self.live.values_mut();
+            let mut members: Vec<_> = members
+                .filter(|member| !member.stands_by && !member.is_dismissed)
+                .filter(|member| !waiting.contains(&member.running.holder))
+                .collect();
+            // The newest first: the others have more in their caches.
+            members.sort_by_key(|member| Reverse(member.number));
+            for member in members.into_iter().take(serving - most) {
+                member.stand_by(memory, true);
+                serving -= 1;
+                any = true;
+            }
+        }
+        if any {
+            memory.ring_workers();
+        }
+        serving
     }
 
     /// Workers in a row that came to nothing.
@@ -97,20 +150,32 @@ impl Crew {
     }
 }
 
+impl Member {
+    fn stand_by(&mut self, memory: &Memory, stands_by: bool) {
+        self.stands_by = stands_by;
+        let holder = self.running.holder;
+        memory.seat(holder).set_standby(holder, stands_by);
+    }
+}
+
 impl Inner {
     /// Starts workers until there are as many as there should be now.
     pub(super) fn fill_crew(&self) -> Result<(), Error> {
         // Held all the while, so that a worker that ends at once is found in the list.
         let mut crew = lock(&self.crew);
         let workers = self.workers();
-        self.set_short(crew.staying() < workers);
+        let (staying, waiting) = crew.staying(&self.memory);
+        let most = workers + waiting.len();
+        self.set_short(staying - crew.standing_by().len() < most);
+        let wanted = self.wanted(workers, &waiting);
+        let mut serving = crew.balance(&self.memory, wanted, most);
         let wanted = match crew.rest {
             Some(_) => 0,
-            None => self.wanted(workers),
+            None => wanted,
         };
         let mut fresh = Vec::new();
         let mut result = Ok(());
-        while crew.staying() < wanted && !crew.has_given_up(workers) && self.needs_workers() {
+        while serving < wanted && !crew.has_given_up(workers) && self.needs_workers() {
             crew.started += 1;
             let number = crew.started;
             let (running, attendance) = match self.start_worker(number) {
@@ -126,10 +191,12 @@ impl Inner {
                 number,
                 attendance,
                 is_dismissed: false,
+                stands_by: false,
             };
             crew.live.insert(running.holder.bits(), member);
+            serving += 1;
         }
-        self.set_short(crew.staying() < workers);
+        self.set_short(serving < most);
         drop(crew);
         for running in fresh {
             self.tell(|| PoolEvent::WorkerStarted {
@@ -140,22 +207,33 @@ impl Inner {
         result
     }
 
-    /// How many workers there should be now: all, or if they come on demand one for each job that
-    /// is out.
-    fn wanted(&self, workers: usize) -> usize {
+    /// How many workers should serve now: all, or if they come on demand one for each job that is
+    /// out; and one more for each that waits for calls of its task, if there are jobs for it.
+    fn wanted(&self, workers: usize, waiting: &[Holder]) -> usize {
         if self.remote.is_some() {
             return 0;
         }
-        if self.settings.idle_timeout.is_none() {
+        let is_on_demand = self.settings.idle_timeout.is_some();
+        if waiting.is_empty() && !is_on_demand {
             return workers;
         }
-        let is_out = |&index: &u32| self.memory.job(index).is_out();
-        self.jobs().filter(is_out).take(workers).count()
+        let is_to_do = |&index: &u32| {
+            let job = self.memory.job(index);
+            job.is_out() && job.runner().is_none_or(|runner| !waiting.contains(&runner))
+        };
+        let for_jobs = waiting.len() + self.jobs().filter(is_to_do).take(workers).count();
+        match is_on_demand {
+            true => for_jobs,
+            false => for_jobs.max(workers),
+        }
     }
 
     /// Notes whether there are fewer workers than there may be.
     fn set_short(&self, is_short: bool) {
-        self.is_short.store(is_short, Ordering::Relaxed);
+        let header = self.memory.header();
+        header
+            .is_short
+            .store(u64::from(is_short), Ordering::Relaxed);
         // SeqCst: pairs with the fence in `summon`. Either we see its job, or it that one is lacking.
         fence(Ordering::SeqCst);
     }
@@ -164,7 +242,7 @@ impl Inner {
     /// there are fewer than jobs.
     #[inline]
     pub(super) fn summon(&self) {
-        if self.settings.idle_timeout.is_some() {
+        if self.settings.idle_timeout.is_some() || self.memory.has_nested() {
             self.summon_on_demand();
         }
     }
@@ -172,9 +250,10 @@ impl Inner {
     fn summon_on_demand(&self) {
         // SeqCst: pairs with the fence in `set_short`.
         fence(Ordering::SeqCst);
-        if self.is_short.load(Ordering::Relaxed)
-            && let Err(error) = self.fill_crew()
-        {
+        let is_short = self.memory.header().is_short.load(Ordering::Relaxed) != 0;
+        if is_short && self.guest().is_some() {
+            self.ring_desk();
+        } else if is_short && let Err(error) = self.fill_crew() {
             self.cause.set(format!("{error:#}"));
             self.break_if_deserted(true);
         }
@@ -191,15 +270,21 @@ impl Inner {
         if !self.needs_workers() || self.is_closed() {
             return Err(failure::closed());
         }
-        self.workers.store(workers, Ordering::Relaxed);
+        let header = self.memory.header();
+        header.workers.store(workers as u64, Ordering::Relaxed);
         // Who asks for workers does not wait for them.
         crew.rest = None;
-        let surplus = crew.staying().saturating_sub(workers);
+        let (staying, waiting) = crew.staying(&self.memory);
+        let serving = staying - crew.standing_by().len() - waiting.len();
+        let surplus = serving.saturating_sub(workers);
         let mut members: Vec<_> = crew.live.values_mut().collect();
         // The newest first: the others have more in their caches.
-        members.sort_by_key(|member| std::cmp::Reverse(member.number));
-        let staying = members.into_iter().filter(|member| !member.is_dismissed);
-        for member in staying.take(surplus) {
+        members.sort_by_key(|member| Reverse(member.number));
+        let serving = members.into_iter().filter(|member| {
+            let holder = member.running.holder;
+            !member.is_dismissed && !member.stands_by && !waiting.contains(&holder)
+        });
+        for member in serving.take(surplus) {
             member.is_dismissed = true;
             let holder = member.running.holder;
             self.memory.seat(holder).dismiss(holder);
@@ -207,7 +292,7 @@ impl Inner {
         drop(crew);
         self.tell(|| PoolEvent::Resized { workers });
         fault!("pool.resizing");
-        self.memory.work_bell().ring_all(self.memory.peers());
+        self.memory.ring_workers();
         self.fill_crew()
     }
 
@@ -285,6 +370,10 @@ impl Inner {
         let results = self.bury_jobs(&who, ended);
         fault!("pool.buried");
         self.free_memory(who.holder, results);
+        if self.memory.has_nested() {
+            self.end_calls_of(who.holder);
+            self.memory.mark_all_ready();
+        }
         // Everybody: a wake-up may have died with the worker, whichever bell it was for.
         self.memory.ring_everybody();
         self.replace(who, ended, results.is_some());
@@ -382,6 +471,7 @@ impl Inner {
             self.cause.set(format!("{error:#}"));
         }
         self.break_if_deserted(result.is_err());
+        self.refuse_if_stuck(result.is_err());
         self.crew_changed.notify_all();
     }
 
@@ -402,7 +492,7 @@ impl Inner {
             self.memory.seat(worker).post();
             drop(crew);
             fault!("pool.posted");
-            self.memory.work_bell().ring_all(self.memory.peers());
+            self.memory.ring_workers();
         } else {
             self.memory.job(index).refuse(worker);
         }
@@ -448,6 +538,23 @@ impl Inner {
         }
     }
 
+    /// Whether all workers wait for calls of their tasks, and, because one could not be started or too
+    /// many came to nothing, there is none to run what they wait for.
+    pub(super) fn is_stuck(&self, has_failed: bool) -> bool {
+        let mut crew = lock(&self.crew);
+        let is_hopeless = has_failed || crew.has_given_up(self.workers());
+        let (staying, waiting) = crew.staying(&self.memory);
+        is_hopeless && staying == waiting.len() + crew.standing_by().len()
+    }
+
+    /// The shortest limit of calls that tasks have under way, in nanoseconds.
+    pub(super) fn shortest_limit(&self) -> Option<u64> {
+        let crew = lock(&self.crew);
+        let holders = crew.live.values().map(|member| member.running.holder);
+        let limits = holders.filter_map(|holder| self.memory.seat(holder).limit(holder));
+        limits.min()
+    }
+
     /// Adds the workers to the figures.
     pub(super) fn add_crew(&self, stats: &mut PoolStats) {
         let crew = lock(&self.crew);
@@ -481,6 +588,9 @@ impl Inner {
 
     /// Who a worker is or was, for an error.
     pub(super) fn who(&self, holder: Holder) -> Option<(String, u32)> {
+        if self.guest().is_some() {
+            return self.memory.worker(holder);
+        }
         let crew = lock(&self.crew);
         match crew.live.get(&holder.bits()) {
             Some(member) => Some((member.running.name.clone(), member.running.pid)),

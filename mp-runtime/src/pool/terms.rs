@@ -6,10 +6,13 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use super::Pool;
+use super::current;
+use super::region::Header;
 use super::retries::Retries;
 use super::timer::nanos;
 use crate::deadline::Deadline;
 use crate::error::TaskError;
+use crate::loom::Ordering;
 use crate::task::registry::Entry;
 
 /// What is said about the items of some calls.
@@ -17,6 +20,8 @@ use crate::task::registry::Entry;
 pub(super) struct Terms {
     timeout: Option<Duration>,
     retries: Option<Retries>,
+    /// How many calls from inside of tasks of the pool lead to the items.
+    pub(super) depth: u32,
 }
 
 impl Terms {
@@ -37,6 +42,27 @@ impl Terms {
         Self {
             timeout: self.timeout.or(task.options.timeout).or(pool.timeout),
             retries: retries.or_else(|| pool.retries.clone()),
+            depth: current::depth(),
+        }
+    }
+
+    /// Writes what workers need to know of it, as the terms of their pool.
+    pub(super) fn publish(&self, header: &Header) {
+        header.timeout.store(self.limit(), Ordering::Relaxed);
+        let retries = self.retries.as_ref().map_or([0; 4], Retries::to_words);
+        for (word, value) in header.retries.iter().zip(retries) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads what [`publish`](Self::publish) wrote.
+    pub(super) fn published(header: &Header) -> Self {
+        let timeout = header.timeout.load(Ordering::Relaxed);
+        let retries = std::array::from_fn(|at| header.retries[at].load(Ordering::Relaxed));
+        Self {
+            timeout: (timeout > 0).then(|| Duration::from_nanos(timeout)),
+            retries: Retries::from_words(retries),
+            depth: 0,
         }
     }
 

@@ -35,8 +35,17 @@ struct State {
     is_changed: bool,
     /// Of the calls under way that have one, in nanoseconds.
     limits: Vec<u64>,
+    /// The shortest of those that tasks have under way.
+    of_tasks: Option<u64>,
     /// Workers whose jobs are doomed, and when their grace is over.
     kills: Vec<(u64, Holder)>,
+}
+
+impl State {
+    /// The shortest limit of the calls under way.
+    fn shortest(&self) -> Option<u64> {
+        self.limits.iter().copied().chain(self.of_tasks).min()
+    }
 }
 
 impl Inner {
@@ -57,6 +66,22 @@ impl Inner {
         if let Some(at) = state.limits.iter().position(|&other| other == limit) {
             state.limits.swap_remove(at);
         }
+    }
+
+    /// Watches over the items of calls that tasks have under way, each of which may take at least so
+    /// long.
+    pub(super) fn watch_for_tasks(&self, shortest: Option<u64>) {
+        let mut state = lock(&self.timer.state);
+        if state.of_tasks == shortest {
+            return;
+        }
+        if shortest.is_some() && self.start_timer(&mut state).is_err() {
+            // Tried again when the desk is rung the next time.
+            return;
+        }
+        state.of_tasks = shortest;
+        state.is_changed = true;
+        self.timer.changed.notify_one();
     }
 
     /// Kills a worker whose job is doomed, once its grace is over.
@@ -117,7 +142,7 @@ fn run(pool: &Inner) {
     while pool.stop().is_none() {
         state.is_changed = false;
         let now = sys::clock::now();
-        let shortest = state.limits.iter().copied().min();
+        let shortest = state.shortest();
         let is_idle = shortest.is_none() && state.kills.is_empty();
         let over = state.kills.extract_if(.., |&mut (due, _)| due <= now);
         let mut over: Vec<_> = over.map(|(_, worker)| worker).collect();
@@ -144,7 +169,8 @@ fn run(pool: &Inner) {
         let slept = timer.changed.wait_timeout(state, time);
         let timeout;
         (state, timeout) = slept.unwrap_or_else(|poison| poison.into_inner());
-        if is_idle && timeout.timed_out() && state.limits.is_empty() && state.kills.is_empty() {
+        let is_idle = is_idle && state.shortest().is_none() && state.kills.is_empty();
+        if is_idle && timeout.timed_out() {
             break;
         }
     }

@@ -4,16 +4,17 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use super::current;
+use super::guest;
 use super::job::{Early, Expired, Finish, Job, Progress, Running};
 use super::reduce;
-use super::region::{CLOSED, Memory, STOPPED};
+use super::region::{CLOSED, Choice, DRAINING, Memory, STOPPED};
 use super::seat::{Leave, Seat};
 use super::{initializer, wire};
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::life::Program;
-use crate::loom::{AtomicU64, Ordering};
+use crate::loom::{AtomicU64, Ordering, fence};
 use crate::shm::buffer::{Buffer, Full};
 use crate::shm::{BlockId, Owner};
 use crate::sync::raw::{Holder, Peers};
@@ -25,6 +26,9 @@ use crate::wire::transfer::{self, Sent};
 /// How often the ring is looked at before the worker sleeps: a job often follows the last one at
 /// once.
 const SPINS: u32 = 2000;
+
+/// How long a worker stands by: the next call from inside of a task needs no new process.
+const STANDBY: Duration = Duration::from_secs(1);
 
 /// The exit code of a worker whose pool's memory does not fit, or whose initializer failed.
 const UNFIT: i32 = 1;
@@ -58,6 +62,7 @@ pub(crate) fn work(program: &'static Program, memory: Option<RawFd>) -> i32 {
     current::set_pool(memory, me);
     let mut worker = Worker {
         me,
+        name: program.roster.my_slot().name.get(),
         seat,
         spins: if sys::process::cpu_count() > 1 {
             SPINS
@@ -83,6 +88,7 @@ pub(crate) fn work(program: &'static Program, memory: Option<RawFd>) -> i32 {
     fault!("pool.ready");
     seat.set_ready();
     let leave = worker.run();
+    guest::finish_calls();
     seat.set_leave(leave);
     fault!("pool.leaving");
     0
@@ -110,6 +116,7 @@ struct Worker<'a> {
     program: &'static Program,
     memory: &'a Memory,
     me: Holder,
+    name: String,
     seat: &'a Seat,
     spins: u32,
     /// Items that may still be run.
@@ -153,6 +160,7 @@ impl<'a> Worker<'a> {
         let memory = self.memory;
         let header = memory.header();
         let mut idle_until = None;
+        let mut standby_until = None;
         loop {
             // Acquire: pairs with the Release of who sets the flags.
             let flags = header.flags.load(Ordering::Acquire);
@@ -162,38 +170,86 @@ impl<'a> Worker<'a> {
             if self.seat.is_dismissed(self.me) {
                 return Err(Leave::Dismissed);
             }
-            if let Some(claimed) = memory.claim_next(self.me, &mut self.letters) {
+            let choice = match flags & DRAINING {
+                _ if self.seat.stands_by(self.me) => Choice::Letters,
+                0 => Choice::Any,
+                _ => Choice::Nested,
+            };
+            if let Some(claimed) = memory.claim_next(self.me, choice, &mut self.letters) {
                 return Ok(claimed);
+            }
+            let stands_by = choice == Choice::Letters;
+            if stands_by && memory.has_work(Choice::Any) {
+                // The ring that woke us was meant for another.
+                memory.work_bell().ring(memory.peers(), 1);
             }
             // A job that comes after this look is seen by the parent when we are gone.
             if idle_until.is_some_and(Deadline::has_passed) {
                 return Err(Leave::Idle);
             }
-            if (0..self.spins).any(|_| {
-                std::hint::spin_loop();
-                memory.has_work()
-            }) {
+            if !stands_by
+                && (0..self.spins).any(|_| {
+                    std::hint::spin_loop();
+                    memory.has_work(choice)
+                })
+            {
                 continue;
             }
-            let ticket = memory.work_bell().listen();
-            let flags = header.flags.load(Ordering::Acquire);
-            let is_asked = self.seat.is_dismissed(self.me) || self.seat.letters() != self.letters;
-            if flags & STOPPED != 0 || memory.has_work() || is_asked {
+            let bell = match stands_by {
+                true => memory.standby_bell(),
+                false => memory.work_bell(),
+            };
+            let ticket = bell.listen();
+            let is_asked = self.seat.is_dismissed(self.me)
+                || self.seat.letters() != self.letters
+                || self.seat.stands_by(self.me) != stands_by;
+            let now = header.flags.load(Ordering::Acquire);
+            if now != flags || memory.has_work(choice) || is_asked {
                 continue;
             }
-            // Whoever changes either rings the bell afterwards.
-            if flags & CLOSED != 0 && header.calls.load(Ordering::Acquire) == 0 {
+            // Whoever changes any of it rings the bell afterwards.
+            if !self.must_stay(flags) {
                 return Err(Leave::Over);
             }
             fault!("pool.idle");
-            let deadline = *idle_until.get_or_insert_with(|| Deadline::after(self.idle_timeout));
-            memory.work_bell().wait(memory.peers(), ticket, deadline);
+            let idle = *idle_until.get_or_insert_with(|| Deadline::after(self.idle_timeout));
+            let deadline = match stands_by {
+                true => {
+                    *standby_until.get_or_insert_with(|| Deadline::after(STANDBY).earlier(idle))
+                }
+                false => {
+                    standby_until = None;
+                    idle
+                }
+            };
+            bell.wait(memory.peers(), ticket, deadline);
+            if stands_by && deadline.has_passed() {
+                return Err(Leave::Idle);
+            }
         }
+    }
+
+    /// Whether there may be work yet: the pool is open, a call is under way, or a task waits for one of
+    /// its own.
+    fn must_stay(&self, flags: u64) -> bool {
+        let is_over = match flags & (CLOSED | DRAINING) {
+            0 => false,
+            CLOSED => self.memory.header().calls.load(Ordering::Acquire) == 0,
+            _ => true,
+        };
+        if !is_over {
+            return true;
+        }
+        // SeqCst: pairs with the fence in `nested_is_over`.
+        fence(Ordering::SeqCst);
+        self.memory.is_nested_busy()
     }
 
     fn run_job(&mut self, job: &'a Job, running: Running) -> Finish {
         let began = sys::clock::now();
         job.began.store(began, Ordering::Relaxed);
+        let index = self.memory.index_of(job);
+        self.memory.note_worker(index, self.me, &self.name);
         let first = job.first.load(Ordering::Relaxed);
         let ran = self.run_items(job, &running);
         current::set_job(None);

@@ -1,0 +1,177 @@
+//! What the parent does for the calls that tasks make on their own pool: one thread a pool, which
+//! sleeps until a worker rings.
+//!
+//! A ring says nothing but that something may have changed. The thread looks who waits, and has
+//! others take their places; what has a deadline, and has the timer watch it; and which jobs callers
+//! have let go of. It runs no user code.
+
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::failure;
+use super::inner::{Inner, lock};
+use super::job::Phase;
+use crate::deadline::Deadline;
+use crate::error::{Error, TaskError};
+use crate::fault::fault;
+use crate::loom::Ordering;
+use crate::sync::raw::{Holder, Peers};
+
+/// How often it looks at jobs that callers have let go of and that workers are at: nobody tells it
+/// that they are over.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The thread.
+#[derive(Debug, Default)]
+pub(super) struct Desk(Mutex<Option<JoinHandle<()>>>);
+
+/// Starts it.
+pub(super) fn start(pool: &Arc<Inner>) -> Result<(), Error> {
+    let inner = pool.clone();
+    let thread = std::thread::Builder::new()
+        .name("mp-pool-desk".into())
+        .spawn(move || run(&inner))
+        .map_err(|error| {
+            Error::system(
+                "could not start the thread for calls from inside of tasks",
+                error,
+            )
+        })?;
+    *lock(&pool.desk.0) = Some(thread);
+    Ok(())
+}
+
+fn run(pool: &Inner) {
+    let memory = &pool.memory;
+    // Jobs whose workers are being killed for it.
+    let mut doomed = Vec::new();
+    loop {
+        // Whoever changes what is looked at below rings afterwards.
+        let ticket = memory.desk_bell().listen();
+        if pool.stop().is_some() {
+            return;
+        }
+        pool.look_at_crew();
+        fault!("nest.looked");
+        for error in memory.take_news() {
+            pool.tell_failure(&error);
+        }
+        let look_again = pool.look_at_disowned(&mut doomed);
+        let deadline = match look_again {
+            true => Deadline::after(LOOK),
+            false => Deadline::NEVER,
+        };
+        memory.desk_bell().wait(memory.peers(), ticket, deadline);
+    }
+}
+
+impl Inner {
+    /// Waits until the thread has ended, of a pool that has stopped.
+    pub(super) fn end_desk(&self) {
+        let thread = lock(&self.desk.0).take();
+        if let Some(thread) = thread {
+            // It runs nothing that could panic on its own account.
+            let _ = thread.join();
+        }
+    }
+
+    /// Has workers take the places of those that wait, and the timer watch over tasks' calls.
+    fn look_at_crew(&self) {
+        let result = self.fill_crew();
+        if let Err(error) = &result {
+            self.cause.set(format!("{error:#}"));
+        }
+        self.refuse_if_stuck(result.is_err());
+        self.watch_for_tasks(self.shortest_limit());
+    }
+
+    /// Fails what tasks wait for that nobody will ever run.
+    pub(super) fn refuse_if_stuck(&self, has_failed: bool) {
+        if !self.memory.has_nested() || !self.is_stuck(has_failed) {
+            return;
+        }
+        let error = failure::no_substitute(&self.cause);
+        for index in self.memory.nested() {
+            let job = self.memory.job(index);
+            if !job.is_ready() {
+                continue;
+            }
+            self.memory.set_failure(index, &error);
+            // Read before: afterwards the job is the caller's.
+            let bell = job.bell.load(Ordering::Relaxed);
+            if job.refuse_unclaimed() {
+                self.memory.done_bell(bell).ring_all(self.memory.peers());
+            }
+        }
+    }
+
+    /// Sees to the jobs that callers have let go of; true if there are some left.
+    fn look_at_disowned(&self, doomed: &mut Vec<(u32, Holder)>) -> bool {
+        let me = self.memory.peers().me();
+        let mut any = false;
+        doomed.retain(|&(index, worker)| {
+            let job = self.memory.job(index);
+            job.phase() == Phase::Doomed && job.runner() == Some(worker)
+        });
+        for index in self.memory.nested() {
+            let job = self.memory.job(index);
+            let phase = job.phase();
+            if matches!(phase, Phase::Free | Phase::Held) || !self.memory.is_call_of(index, me) {
+                continue;
+            }
+            match (phase, job.runner()) {
+                (Phase::Doomed, Some(worker)) => {
+                    any = true;
+                    if !doomed.contains(&(index, worker)) {
+                        doomed.push((index, worker));
+                        self.kill_in_time(worker);
+                    }
+                }
+                (Phase::Done | Phase::Dead, _) => self.release_unread(index),
+                _ => any = true,
+            }
+        }
+        any
+    }
+
+    /// Takes over what a worker that has ended had asked for.
+    pub(super) fn end_calls_of(&self, dead: Holder) {
+        let me = self.memory.peers().me();
+        let mut is_left = false;
+        for index in self.memory.nested() {
+            let job = self.memory.job(index);
+            if job.is_held_by(dead) {
+                self.release_job(index);
+                continue;
+            }
+            if matches!(job.phase(), Phase::Free | Phase::Held)
+                || !self.memory.is_call_of(index, dead)
+            {
+                continue;
+            }
+            let _ = job.withdraw(Some(me));
+            fault!("nest.withdrawn");
+            match job.doom() {
+                Some(_) => {
+                    self.memory.disown(index);
+                    is_left = true;
+                }
+                None => self.release_unread(index),
+            }
+        }
+        if is_left {
+            self.ring_desk();
+        }
+    }
+
+    /// Notes what became of the item that a worker was at which has ended.
+    pub(super) fn note_failure_of(&self, index: u32, death: &failure::Death) {
+        let job = self.memory.job(index);
+        let error: TaskError = match job.is_expired() {
+            true => death.timed_out(Duration::from_nanos(job.limit.load(Ordering::Relaxed))),
+            false => death.failure(),
+        };
+        self.memory.set_failure(index, &error);
+    }
+}
