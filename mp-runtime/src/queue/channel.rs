@@ -21,7 +21,7 @@ use crate::shm::table::QUEUE_CLOSED;
 use crate::shm::{BlockId, Kind, ObjectId, Owner, shared};
 use crate::sync::raw::{Acquired, Bell, Holder, Peers, RawMutex, Refused};
 use crate::wait::Source;
-use crate::wire::codec::{self, EncodeError};
+use crate::wire::codec::{self, DecodeError, EncodeError};
 use crate::wire::transfer::{self, Handle, Sent};
 
 pub(crate) use crate::shm::segment::MAX_ITEMS;
@@ -130,15 +130,20 @@ impl Message<'_> {
         self.bytes
     }
 
-    /// How many messages that were taken with this one come after it.
-    pub(crate) fn behind(&self) -> usize {
-        self.behind
-    }
-
     /// The value.
     pub(crate) fn decode<T: DeserializeOwned + 'static>(&self) -> Result<T, NotDecoded> {
-        transfer::decode(self.program, self.bytes)
-            .map_err(|error| NotDecoded::new(error.to_string(), self.bytes.to_vec()))
+        transfer::receiving(self.program, || self.decode_inside())
+    }
+
+    /// The value, inside of [`transfer::receiving`].
+    #[inline]
+    fn decode_inside<T: DeserializeOwned + 'static>(&self) -> Result<T, NotDecoded> {
+        codec::decode(&mut &*self.bytes).map_err(|error| self.not_decoded(&error))
+    }
+
+    #[cold]
+    fn not_decoded(&self, error: &DecodeError) -> NotDecoded {
+        NotDecoded::new(error.to_string(), self.bytes.to_vec())
     }
 }
 
@@ -524,14 +529,11 @@ impl Channel {
                 count: 0,
                 put: 0,
             };
-            for value in values {
-                if let Err(reason) = batch.add(value) {
-                    // What was encoded before goes first; if that fails too, its reason counts.
-                    let flushed = batch.flush();
-                    return (batch.put, flushed.and(Err(reason)));
-                }
-            }
-            let result = batch.flush();
+            // One scope for all values: to enter one costs as much as a small value.
+            let (added, _) = transfer::sending(|| values.iter().try_for_each(|it| batch.add(it)));
+            // What was encoded before a value that could not be goes first; if that fails too, its
+            // reason counts.
+            let result = batch.flush().and(added);
             (batch.put, result)
         })
     }
@@ -605,6 +607,21 @@ impl Channel {
             fault!("get.decoded");
             drop(owed);
             Ok(())
+        })
+    }
+
+    /// As [`take`](Self::take), with the messages decoded; beside each how many come after it.
+    pub(crate) fn take_values<T: DeserializeOwned + 'static>(
+        &self,
+        most: usize,
+        deadline: Deadline,
+        mut receive: impl FnMut(Result<T, NotDecoded>, usize),
+    ) -> Result<(), Reason> {
+        // One scope for all values: to enter one costs as much as a small value.
+        transfer::receiving(self.program, || {
+            self.take(most, deadline, |message| {
+                receive(message.decode_inside(), message.behind);
+            })
         })
     }
 
@@ -870,17 +887,18 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Encodes a value; it may be put now or with the next ones.
+    /// Encodes a value, inside of [`transfer::sending`]; it may be put now or with the next ones.
     #[inline]
     fn add<T: Serialize + 'static>(&mut self, value: &T) -> Result<(), Reason> {
         let start = self.records.len();
         let record = Record::begin(self.records).map_err(|_| Reason::OutOfMemory)?;
-        let result = transfer::encode(value, self.records);
+        let result = codec::encode(value, self.records);
+        let sent = transfer::take_sent();
         if result.is_err() {
             self.records.truncate(start);
         }
-        let sent = result.map_err(Reason::not_encoded)?;
-        if record.end(self.records) && sent.is_empty() {
+        result.map_err(Reason::not_encoded)?;
+        if record.end(self.records) && sent.is_none() {
             self.count += 1;
             return Ok(());
         }
@@ -896,12 +914,12 @@ impl Batch<'_> {
     fn flush(&mut self) -> Result<(), Reason> {
         let channel = self.channel;
         let (arena, id) = (&channel.program.arena, channel.handle.id());
-        let mut rest = self.records.as_slice();
+        let (mut rest, mut left) = (self.records.as_slice(), self.count);
         let most = channel.most(0);
         let result = channel.put_items(self.count, most, Deadline::NEVER, |count| {
             let side = &channel.state.put.side;
-            let (put, len) = side.put_records(arena, id, rest, count);
-            rest = &rest[len..];
+            let (put, len) = side.put_records(arena, id, rest, count, count == left);
+            (rest, left) = (&rest[len..], left - put);
             put
         });
         let (put, result) = match result {

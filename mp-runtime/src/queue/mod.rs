@@ -366,18 +366,17 @@ impl<T> Queue<T> {
         assert!(most > 0, "get_many must be asked for at least one value");
         let mut values = Vec::new();
         let mut failed = None;
-        let received = self.channel.take(most, Deadline::NEVER, |message| {
-            match message.decode() {
-                Ok(value) => {
-                    if values.len() == values.capacity() {
-                        values.reserve(message.behind() + 1);
-                    }
-                    values.push(value);
+        let receive = |value, behind| match value {
+            Ok(value) => {
+                if values.len() == values.capacity() {
+                    values.reserve(behind + 1);
                 }
-                // The first failure is reported; the bytes of a second would have no place.
-                Err(error) => failed = failed.take().or(Some(error)),
+                values.push(value);
             }
-        });
+            // The first failure is reported; the bytes of a second would have no place.
+            Err(error) => failed = failed.take().or(Some(error)),
+        };
+        let received = self.channel.take_values(most, Deadline::NEVER, receive);
         match (received, failed) {
             (Ok(()), None) => Ok(values),
             (Ok(()), Some(error)) => Err(GetManyError::new(values, error.into())),

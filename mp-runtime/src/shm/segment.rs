@@ -261,21 +261,26 @@ impl PutSide {
         self.word.load(Ordering::Acquire)
     }
 
-    /// Puts the first `count` of the values whose [records](Record) begin `records`, and tells how
-    /// many of them were put and how many bytes those were: all, unless memory is used up. Under the
-    /// put lock.
+    /// Puts the first `count` of the values whose [records](Record) begin `records`, and are all of
+    /// them if `is_all`. Tells how many of them were put and how many bytes those were: all, unless
+    /// memory is used up. Under the put lock.
     pub(crate) fn put_records(
         &self,
         arena: &Arena,
         queue: ObjectId,
         records: &[u8],
         count: usize,
+        is_all: bool,
     ) -> (usize, usize) {
         let mut word = self.word.load(Ordering::Relaxed);
         let (mut put, mut from) = (0, 0);
         while put < count {
             let at = position_of(word);
-            let (fitting, len) = prefix(&records[from..], count - put, room(at));
+            let (rest, room) = (&records[from..], room(at));
+            let (fitting, len) = match is_all && rest.len() as u64 <= room {
+                true => (count - put, rest.len()),
+                false => prefix(rest, count - put, room),
+            };
             if fitting > 0 {
                 copy(arena, at, &records[from..from + len]);
                 fault!("put.written");
