@@ -8,7 +8,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use crate::race::Results;
 use crate::report::{Report, Spread, number, ratios};
 
-const WIDTH: u32 = 860;
+const WIDTH: u32 = 940;
 const BAR: u32 = 30;
 /// Where the bars begin, and how long the longest is.
 const LEFT: i32 = 300;
@@ -18,7 +18,7 @@ const THEIRS: RGBColor = RGBColor(0xB8, 0xBE, 0xC6);
 const INK: RGBColor = RGBColor(0x22, 0x2B, 0x36);
 
 const STYLE: &str = "\
-body { font: 16px/1.5 system-ui, sans-serif; color: #222b36; max-width: 900px; margin: 2em auto; padding: 0 1em }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222b36; max-width: 960px; margin: 2em auto; padding: 0 1em }
 h1 { font-weight: 600 } h2 { font-size: 1.05em; margin: 2em 0 0 } p.how { color: #66707c; margin: 0 }
 svg { width: 100%; height: auto } ";
 
