@@ -154,6 +154,8 @@ impl Inner {
             fault!("nest.withdrawn");
             match job.doom() {
                 Some(_) => {
+                    // If it has a grace, it stops after the item that it is at.
+                    job.count.store(0, Ordering::Relaxed);
                     self.memory.disown(index);
                     is_left = true;
                 }

@@ -322,3 +322,80 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::job::{Finish, Withdrawal};
+    use super::*;
+    use crate::life::program;
+
+    const ME: Holder = Holder::new(1, 1);
+
+    fn memory() -> Memory {
+        Memory::create(program().unwrap()).unwrap()
+    }
+
+    /// Offers a job of a call that so many lead to, at a moment.
+    fn offer(memory: &Memory, depth: u32, moment: u64) -> u32 {
+        let index = memory.take_entry(ME).unwrap();
+        memory.set_caller(index, ME, depth);
+        let job = memory.job(index);
+        job.offered.store(moment, Ordering::Relaxed);
+        job.offer(0);
+        memory.mark_ready(index);
+        index
+    }
+
+    fn claim(memory: &Memory) -> Option<u32> {
+        let (job, running) = memory.claim_nested(ME)?;
+        assert_eq!(job.finish(running), Finish::Committed);
+        Some(memory.index_of(job))
+    }
+
+    #[test]
+    fn job_that_most_calls_lead_to_is_claimed_first_and_of_several_the_oldest() {
+        let memory = memory();
+        assert!(!memory.has_ready_nested() && claim(&memory).is_none());
+        let jobs = [(1, 5), (3, 9), (2, 7), (3, 8)].map(|(depth, at)| offer(&memory, depth, at));
+        assert!(memory.has_ready_nested());
+        let order: Vec<_> = std::iter::from_fn(|| claim(&memory)).collect();
+        assert_eq!(order, [jobs[3], jobs[1], jobs[2], jobs[0]]);
+        assert!(!memory.has_ready_nested());
+    }
+
+    #[test]
+    fn mark_that_died_with_who_took_it_down_is_put_up_again() {
+        let memory = memory();
+        let index = offer(&memory, 1, 1);
+        memory.nest().ready[0].store(0, Ordering::Relaxed);
+        assert_eq!(claim(&memory), None);
+        memory.mark_all_ready();
+        assert_eq!(claim(&memory), Some(index));
+    }
+
+    #[test]
+    fn job_that_is_withdrawn_is_held_until_its_entry_is_released() {
+        let memory = memory();
+        let index = offer(&memory, 1, 1);
+        let job = memory.job(index);
+        assert_eq!(job.withdraw(Some(ME)), Withdrawal::Withdrawn);
+        assert!(job.is_held_by(ME) && memory.is_nested_busy());
+        assert_eq!(claim(&memory), None);
+        assert_ne!(memory.take_entry(ME), Some(index));
+        job.release();
+        assert_eq!(memory.take_entry(ME), Some(index));
+    }
+
+    #[test]
+    fn half_of_the_entries_are_left_to_calls_that_have_none() {
+        let memory = memory();
+        for taken in 0..NESTED {
+            assert_eq!(memory.has_further_entry(), taken < FURTHER);
+            assert!(memory.take_entry(ME).is_some());
+        }
+        assert_eq!(memory.take_entry(ME), None);
+        memory.job(JOBS).release();
+        assert!(memory.has_further_entry());
+        assert_eq!(memory.take_entry(ME), Some(JOBS));
+    }
+}
