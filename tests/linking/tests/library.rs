@@ -1,5 +1,6 @@
 //! Tasks of a library that the program depends on, which knows `mp` under another name.
 
+#[path = "../../support/mod.rs"]
 mod support;
 
 use mp::{Pool, Process};
