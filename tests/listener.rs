@@ -473,6 +473,22 @@ fn machine_that_vanishes_ends_the_connection() {
 }
 
 #[test]
+fn length_that_is_claimed_takes_no_memory() {
+    alone("length_that_is_claimed_takes_no_memory", || {
+        let _watchdog = watchdog(60);
+        let (one, other) = both::<()>();
+        let mut raw = UnixStream::from(one.as_fd().try_clone_to_owned().unwrap());
+        // A GiB of bytes, of which none comes.
+        raw.write_all(&((1_u64 << 30 << 8) | 2).to_le_bytes())
+            .unwrap();
+        assert!(other.recv_bytes_timeout(A_MOMENT).unwrap_err().is_timeout());
+        let most = support::status_line(std::process::id(), "VmHWM").unwrap();
+        let most: u64 = most.trim_end_matches(" kB").parse().unwrap();
+        assert!(most < 512 << 10, "{most} kB");
+    });
+}
+
+#[test]
 fn listener_removes_only_its_own_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");

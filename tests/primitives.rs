@@ -366,7 +366,75 @@ fn an_event_that_is_cleared_at_once_lets_all_go_who_waited() {
     assert!(!event.is_set());
 }
 
+#[mp::task]
+fn wait_for(event: Event, ready: Queue<()>) {
+    ready.put(()).unwrap();
+    event.wait();
+}
+
+/// Whoever waited and runs only when the flag is down again.
+#[test]
+fn an_event_is_heard_by_a_process_that_was_stopped_meanwhile() {
+    let _watchdog = watchdog(60);
+    let (event, ready) = (Event::new().unwrap(), Queue::new().unwrap());
+    let child = Process::new(wait_for, (event.clone(), ready.clone()))
+        .start()
+        .unwrap();
+    let is = |state: char| {
+        let shown = support::status_line(child.id(), "State");
+        shown.is_some_and(|shown| shown.starts_with(state))
+    };
+    ready.get().unwrap();
+    eventually(|| is('S'));
+    support::send_signal(child.id(), libc::SIGSTOP);
+    eventually(|| is('T'));
+    event.set();
+    event.clear();
+    support::send_signal(child.id(), libc::SIGCONT);
+    child.join().unwrap();
+}
+
 // Conditions.
+
+/// Whether a thread that was asleep sleeps on: how often it has gone to sleep tells one that slept again.
+fn sleeps(thread: u32) -> Option<String> {
+    let is_asleep = support::status_line(thread, "State")?.starts_with('S');
+    let count = support::status_line(thread, "voluntary_ctxt_switches")?;
+    is_asleep.then_some(count)
+}
+
+#[test]
+fn a_notification_of_one_wakes_one() {
+    let _watchdog = watchdog(60);
+    let (lock, changed) = (Lock::new().unwrap(), Condition::new().unwrap());
+    let (ready, woken) = (Queue::new().unwrap(), Queue::new().unwrap());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let guard = lock.acquire().unwrap();
+                // SAFETY: asks for a number.
+                ready.put(unsafe { libc::gettid() as u32 }).unwrap();
+                drop(changed.wait(guard).unwrap());
+                woken.put(()).unwrap();
+            });
+        }
+        let threads = [(); 4].map(|()| ready.get().unwrap());
+        // Who gets the lock finds all of them waiting, or on their way to sleep.
+        let guard = lock.acquire().unwrap();
+        eventually(|| threads.iter().all(|&thread| sleeps(thread).is_some()));
+        let before = threads.map(sleeps);
+        changed.notify_one();
+        let left = threads.map(sleeps);
+        let on = before
+            .iter()
+            .zip(&left)
+            .filter(|(before, now)| before == now);
+        assert!(on.count() >= 3, "{before:?} {left:?}");
+        drop(guard);
+        woken.get().unwrap();
+        changed.notify_all();
+    });
+}
 
 #[mp::task]
 fn add_under(lock: RLock, changed: Condition, number: Value<u64>) {

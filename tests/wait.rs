@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use mp::{Connection, Descriptor, Event, Process, Queue, Waitable, pipe, wait};
-use support::{eventually, watchdog};
+use support::{alone, eventually, watchdog};
 
 const NOW: Option<Duration> = Some(Duration::ZERO);
 const A_MOMENT: Duration = Duration::from_millis(30);
@@ -245,19 +245,54 @@ fn waits_and_getters_do_not_take_each_others_wake_ups() {
 
 #[test]
 fn a_wait_that_ends_leaves_the_others() {
-    let _watchdog = watchdog(60);
-    let queue = Queue::<u32>::new().unwrap();
-    let other = Queue::<u32>::new().unwrap();
-    thread::scope(|scope| {
-        let long = scope.spawn(|| wait(&[&queue], None));
-        for _ in 0..20 {
-            assert_eq!(
-                wait(&[&queue, &other], Some(Duration::from_millis(2))).unwrap(),
-                []
-            );
-        }
-        queue.put(1).unwrap();
-        assert_eq!(long.join().unwrap().unwrap(), [0]);
+    // In a process of its own, here and below: a process has one doorbell, and other tests ring it.
+    alone("a_wait_that_ends_leaves_the_others", || {
+        let _watchdog = watchdog(60);
+        let queue = Queue::<u32>::new().unwrap();
+        let other = Queue::<u32>::new().unwrap();
+        thread::scope(|scope| {
+            let long = scope.spawn(|| wait(&[&queue], None));
+            for _ in 0..20 {
+                assert_eq!(
+                    wait(&[&queue, &other], Some(Duration::from_millis(2))).unwrap(),
+                    []
+                );
+            }
+            queue.put(1).unwrap();
+            assert_eq!(long.join().unwrap().unwrap(), [0]);
+        });
+    });
+}
+
+#[mp::task]
+fn sleep_until(event: Event) {
+    event.wait();
+}
+
+/// Nothing but its end wakes who waits: it holds nothing else that is waited for.
+#[test]
+fn the_end_of_a_child_alone_ends_a_wait() {
+    alone("the_end_of_a_child_alone_ends_a_wait", || {
+        let _watchdog = watchdog(60);
+        let event = Event::new().unwrap();
+        let child = Process::new(sleep_until, (event,)).start().unwrap();
+        thread::scope(|scope| {
+            let (say, said) = std::sync::mpsc::channel();
+            let waiter = scope.spawn({
+                let child = &child;
+                move || {
+                    // SAFETY: asks for a number.
+                    say.send(unsafe { libc::gettid() as u32 }).unwrap();
+                    wait(&[child], None).unwrap()
+                }
+            });
+            let thread = said.recv().unwrap();
+            eventually(|| {
+                support::status_line(thread, "State").is_some_and(|state| state.starts_with('S'))
+            });
+            child.kill();
+            assert_eq!(waiter.join().unwrap(), [0]);
+        });
     });
 }
 
@@ -331,35 +366,37 @@ fn becomes_readable(descriptor: &Descriptor) {
 
 #[test]
 fn descriptor_is_readable_when_there_is_something() {
-    let _watchdog = watchdog(120);
-    let queue = Queue::<u32>::new().unwrap();
-    let descriptor = queue.descriptor().unwrap();
-    assert!(!is_readable(&descriptor));
-    for round in 0..50 {
-        let child =
-            (round % 10 == 0).then(|| Process::new(put, (queue.clone(), round)).start().unwrap());
-        if child.is_none() {
-            queue.put(round).unwrap();
-        }
-        becomes_readable(&descriptor);
-        // It stays so, whoever takes what is there.
-        assert!(is_readable(&descriptor));
-        assert_eq!(queue.try_get().unwrap(), round);
-        descriptor.clear();
+    alone("descriptor_is_readable_when_there_is_something", || {
+        let _watchdog = watchdog(120);
+        let queue = Queue::<u32>::new().unwrap();
+        let descriptor = queue.descriptor().unwrap();
         assert!(!is_readable(&descriptor));
-        if let Some(child) = child {
-            child.join().unwrap();
+        for round in 0..50 {
+            let child = (round % 10 == 0)
+                .then(|| Process::new(put, (queue.clone(), round)).start().unwrap());
+            if child.is_none() {
+                queue.put(round).unwrap();
+            }
+            becomes_readable(&descriptor);
+            // It stays so, whoever takes what is there.
+            assert!(is_readable(&descriptor));
+            assert_eq!(queue.try_get().unwrap(), round);
+            descriptor.clear();
+            assert!(!is_readable(&descriptor));
+            if let Some(child) = child {
+                child.join().unwrap();
+            }
         }
-    }
-    queue.put(1).unwrap();
-    becomes_readable(&descriptor);
-    // Something is left: it is so again.
-    descriptor.clear();
-    becomes_readable(&descriptor);
-    queue.get().unwrap();
-    descriptor.clear();
-    queue.close();
-    becomes_readable(&descriptor);
+        queue.put(1).unwrap();
+        becomes_readable(&descriptor);
+        // Something is left: it is so again.
+        descriptor.clear();
+        becomes_readable(&descriptor);
+        queue.get().unwrap();
+        descriptor.clear();
+        queue.close();
+        becomes_readable(&descriptor);
+    });
 }
 
 #[test]
@@ -382,7 +419,13 @@ fn descriptor_tells_of_a_killed_peer() {
 
 #[test]
 fn ready_before_it_has_a_descriptor() {
-    let queue = Queue::<u32>::new().unwrap();
-    queue.put(1).unwrap();
-    becomes_readable(&queue.descriptor().unwrap());
+    alone("ready_before_it_has_a_descriptor", || {
+        let _watchdog = watchdog(60);
+        let queue = Queue::<u32>::new().unwrap();
+        // The thread that sees to descriptors looks at all of them when it begins.
+        let first = queue.descriptor().unwrap();
+        queue.put(1).unwrap();
+        becomes_readable(&first);
+        becomes_readable(&queue.descriptor().unwrap());
+    });
 }
