@@ -626,14 +626,19 @@ impl<'p, R: Transfer> Call<'p, R> {
     /// Waits until a job is over or the pool stops.
     fn wait(&self) {
         let memory = &self.pool.memory;
-        let bell = memory.done_bell(self.number);
-        let ticket = bell.listen();
         let is_over = |chunk: &Chunk<R>| {
             chunk
                 .present()
                 .is_some_and(|index| memory.job(index).outlook() != Outlook::Waiting)
         };
-        if self.pool.stop().is_none() && !self.chunks.iter().any(is_over) {
+        let is_any_over = || self.chunks.iter().any(is_over);
+        // Many items keep the workers busy, which need the CPUs and the jobs' cache lines.
+        if !self.is_many && self.pool.lookout.look(is_any_over) {
+            return;
+        }
+        let bell = memory.done_bell(self.number);
+        let ticket = bell.listen();
+        if self.pool.stop().is_none() && !is_any_over() {
             bell.wait(memory.peers(), ticket, self.due());
         }
     }

@@ -13,6 +13,7 @@ use super::events::Listener;
 use super::failure::{self, Cause, Death};
 use super::guest::{self, Guest};
 use super::job::{JOBS, Outlook, Phase, Withdrawal};
+use super::lookout::Lookout;
 use super::region::{CLOSED, DRAINING, Memory, STOPPED};
 use super::remote::Remote;
 use super::stats::Totals;
@@ -105,6 +106,8 @@ pub(super) struct Inner {
     next_call: AtomicU32,
     /// Drives the calls that nobody waits for.
     pub(super) driver: Driver,
+    /// For callers of one item.
+    pub(super) lookout: Lookout,
     /// Ends what takes too long.
     pub(super) timer: Timer,
     /// Serves calls from inside of tasks.
@@ -198,6 +201,7 @@ impl Inner {
             // Those of other processes use the same bells.
             next_call: AtomicU32::new(first_call),
             driver: Driver::default(),
+            lookout: Lookout::new(),
             timer: Timer::default(),
             desk: Desk::default(),
             initializer_parcel: None,

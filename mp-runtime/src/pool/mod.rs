@@ -6,6 +6,7 @@
 //! - [`submit`]: calls that return at once.
 //! - [`handle`]: the handle of such a call.
 //! - [`call`]: one call as its caller's thread drives it.
+//! - [`lookout`]: how a caller of one item looks for its result before it sleeps.
 //! - [`driver`]: the thread that drives the calls that nobody waits for.
 //! - [`callbacks`]: the thread on which callbacks and wakers run.
 //! - [`chunk`]: how many items make a job.
@@ -61,6 +62,7 @@ mod inner;
 pub(crate) mod isolated;
 mod job;
 mod link;
+mod lookout;
 mod map;
 mod nest;
 #[cfg(feature = "progress")]
