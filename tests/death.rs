@@ -185,7 +185,9 @@ fn every_point_is_in_the_table_or_in_a_file_of_its_own() {
         .collect();
     let untested: Vec<_> = found
         .difference(&known)
+        // Alone, or as in "point:2".
         .filter(|point| !elsewhere.contains(&format!("\"{point}\"")))
+        .filter(|point| !elsewhere.contains(&format!("\"{point}:")))
         .collect();
     assert!(untested.is_empty(), "no test dies at {untested:?}");
 }
