@@ -21,6 +21,8 @@ mod shm;
 mod sync;
 
 #[cfg(not(loom))]
+mod spans;
+#[cfg(not(loom))]
 mod task;
 #[cfg(not(loom))]
 mod trace;

@@ -377,8 +377,6 @@ impl Attendant {
         let Some((name, mut items)) = input.and_then(wire::read_items) else {
             return Ok(Early::Unreadable);
         };
-        // Results are not merged in there.
-        let task = name.split_once('\0').map_or(name, |(task, _)| task);
         for _ in 0..progress.done {
             if read_record(&mut items).is_none() {
                 return Ok(Early::Unreadable);
@@ -396,7 +394,7 @@ impl Attendant {
         self.jobs += 1;
         let nonce: Nonce = self.random.hash_one(self.jobs).to_le_bytes();
         let limit = job.limit.load(Ordering::Relaxed);
-        let job_frame = link::begin_job(nonce, limit, task, count);
+        let job_frame = link::begin_job(nonce, limit, name, first..last);
         self.link.send(Kind::Job, &[&job_frame, items])?;
         let is_timed = limit > 0;
         let mut told = Progress::from(first);

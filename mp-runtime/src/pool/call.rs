@@ -25,6 +25,7 @@ use crate::life::program::is_forked;
 use crate::loom::Ordering;
 use crate::shm::Owner;
 use crate::shm::buffer::Buffer;
+use crate::spans;
 use crate::sync::raw::{Holder, Peers};
 use crate::sys;
 use crate::task::Transfer;
@@ -153,6 +154,7 @@ pub(super) struct Call<'p, R> {
     is_many: bool,
     /// What merges the results of a job.
     merge: Option<&'static Entry>,
+    span: spans::Call,
     /// The workers for which the items are, one for each, in a call that is for all workers.
     targets: Option<Vec<Holder>>,
     result: PhantomData<fn() -> R>,
@@ -262,6 +264,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         number: u32,
         order: Order,
         terms: Terms,
+        span: spans::Call,
     ) -> Self {
         let settings = &pool.settings;
         let workers = pool.workers() as u64;
@@ -289,6 +292,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             is_exhausted: false,
             is_many: true,
             merge: None,
+            span,
             targets: None,
             result: PhantomData,
         }
@@ -316,13 +320,11 @@ impl<'p, R: Transfer> Call<'p, R> {
         self
     }
 
-    /// What is to be run, as a job's items say it.
+    /// What is to be run, as a job's items say it, the first of which is the next.
     fn name(&self) -> Cow<'static, str> {
-        let task = (self.task.name)();
-        match self.merge {
-            Some(merge) => Cow::Owned(format!("{task}\0{}", (merge.name)())),
-            None => Cow::Borrowed(task),
-        }
+        let merge = self.merge.map(|merge| (merge.name)());
+        let span = self.span.header(self.is_many.then_some(self.pulled));
+        wire::name((self.task.name)(), merge, span.as_deref())
     }
 
     /// The worker for which alone an item is.

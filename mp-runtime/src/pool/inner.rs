@@ -31,7 +31,9 @@ use crate::process::limits::Limits;
 use crate::process::message::Scheduling;
 use crate::shm::arena::Audit;
 use crate::shm::{BlockId, Owner};
+use crate::spans;
 use crate::sync::raw::{Holder, Peers};
+use crate::task::registry::Entry;
 
 /// How long a caller that finds the whole job table in use sleeps before it looks again, should
 /// nobody wake it.
@@ -234,6 +236,12 @@ impl Inner {
     }
 
     // Calls.
+
+    /// Begins what `tracing` sees of a call that is made by this thread.
+    pub(super) fn begin_span(&self, task: &Entry) -> spans::Call {
+        let place = self.settings.name.as_deref().unwrap_or("pool");
+        spans::Call::begin((task.name)(), place)
+    }
 
     /// Lets a call in and gives it a number.
     pub(super) fn enter(&self) -> Result<u32, Error> {

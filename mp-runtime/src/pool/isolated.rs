@@ -4,10 +4,11 @@
 use std::os::fd::OwnedFd;
 
 use super::link::{self, Broken, End, JobFrame, Kind, Link, Setup};
-use super::{current, initializer};
+use super::{current, initializer, wire};
 use crate::error::{Error, Refusal};
 use crate::process::message::Message;
 use crate::shm::buffer::{Buffer, Full};
+use crate::spans;
 use crate::sys;
 use crate::task::call::{self, Tag, read_record};
 use crate::task::registry::{self, Entry};
@@ -54,12 +55,13 @@ impl Isolated {
         self.link.send(Kind::Hello, &[])?;
         let initializer = std::mem::take(&mut self.setup.initializer);
         if !initializer.is_empty()
-            && let Err(mut text) = initializer::run(&initializer)
+            && let Err(mut text) = spans::until_installed(|| initializer::run(&initializer))
         {
             text.truncate(text.floor_char_boundary(link::MOST_TEXT as usize));
             self.link.send(Kind::Unfit, &[text.as_bytes()])?;
             return Ok(UNFIT);
         }
+        spans::install();
         self.link.send(Kind::Ready, &[])?;
         let (mut input, mut out) = (Vec::new(), Buffer::new());
         loop {
@@ -85,12 +87,14 @@ impl Isolated {
 
     /// Runs the items of a job and sends their outcomes, each as soon as it is there.
     fn run_job(&mut self, job: &JobFrame<'_>, out: &mut Buffer) -> Result<End, Broken> {
-        let Some(task) = self.task(job.task) else {
+        let (task, _, span) = wire::read_name(job.task);
+        let Some(task) = self.task(task) else {
             return Ok(End::Unreadable);
         };
+        spans::begin_job(span);
         self.link.send(Kind::Begun, &[&job.nonce])?;
         let (mut items, mut sent) = (job.records, 0);
-        for _ in 0..job.count {
+        for item in 0..job.count {
             if sent >= link::ENOUGH {
                 return Ok(End::Enough);
             }
@@ -100,8 +104,10 @@ impl Isolated {
             out.truncate(0);
             // Private memory has no end that it tells of.
             current::begin_item(job.limit);
+            spans::begin_item(job.first + item);
             let ran = call::run(task, &mut arguments, out);
             current::end_item();
+            spans::end_item();
             let Ok(tag) = ran else {
                 return Ok(End::Unreadable);
             };

@@ -6,6 +6,7 @@
 
 use std::io::{self, BufReader, Read};
 use std::net::Shutdown;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -203,12 +204,13 @@ impl End {
 }
 
 /// What stands in a job before its records: its nonce, how long each item may take in nanoseconds,
-/// how many there are, and the task's name.
-pub(super) fn begin_job(nonce: Nonce, limit: u64, task: &str, count: u32) -> Vec<u8> {
+/// which of the job's they are, and the task's name.
+pub(super) fn begin_job(nonce: Nonce, limit: u64, task: &str, items: Range<u32>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(24 + task.len());
     bytes.extend_from_slice(&nonce);
     bytes.extend_from_slice(&limit.to_le_bytes());
-    bytes.extend_from_slice(&count.to_le_bytes());
+    bytes.extend_from_slice(&items.start.to_le_bytes());
+    bytes.extend_from_slice(&(items.len() as u32).to_le_bytes());
     bytes.extend_from_slice(&(task.len() as u32).to_le_bytes());
     bytes.extend_from_slice(task.as_bytes());
     bytes
@@ -218,6 +220,7 @@ pub(super) fn begin_job(nonce: Nonce, limit: u64, task: &str, count: u32) -> Vec
 pub(super) fn read_job(bytes: &[u8]) -> Option<JobFrame<'_>> {
     let (nonce, rest) = bytes.split_first_chunk()?;
     let (limit, rest) = rest.split_first_chunk()?;
+    let (first, rest) = rest.split_first_chunk()?;
     let (count, rest) = rest.split_first_chunk()?;
     let (len, rest) = rest.split_first_chunk()?;
     let (task, records) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
@@ -226,6 +229,7 @@ pub(super) fn read_job(bytes: &[u8]) -> Option<JobFrame<'_>> {
         nonce: *nonce,
         limit: u64::from_le_bytes(*limit),
         task,
+        first: u32::from_le_bytes(*first),
         count: u32::from_le_bytes(*count),
         records,
     })
@@ -238,6 +242,8 @@ pub(super) struct JobFrame<'a> {
     /// Nanoseconds that each item may take; zero is no limit.
     pub(super) limit: u64,
     pub(super) task: &'a str,
+    /// The number of the first item, and how many there are.
+    pub(super) first: u32,
     pub(super) count: u32,
     pub(super) records: &'a [u8],
 }
@@ -295,17 +301,18 @@ mod tests {
 
     #[test]
     fn job_comes_back_and_garbage_is_none() {
-        let mut job = begin_job([9; 8], 5, "app::task", 3);
+        let mut job = begin_job([9; 8], 5, "app::task", 4..7);
         job.extend_from_slice(b"records");
         let expected = JobFrame {
             nonce: [9; 8],
             limit: 5,
             task: "app::task",
+            first: 4,
             count: 3,
             records: b"records",
         };
         assert_eq!(read_job(&job), Some(expected));
-        for len in 0..32 {
+        for len in 0..36 {
             assert_eq!(read_job(&job[..len]), None);
         }
         assert_eq!(read_job(&[255; 64]), None);

@@ -317,7 +317,8 @@ impl Pool {
     ) -> Result<Call<'_, R>, Error> {
         let terms = self.terms.of_call(task, &self.inner.settings.terms);
         let number = self.inner.enter_watched(&terms)?;
-        Ok(Call::new(&self.inner, task, number, order, terms))
+        let span = self.inner.begin_span(task);
+        Ok(Call::new(&self.inner, task, number, order, terms, span))
     }
 
     /// Runs a call to its end: all results, or the first failure.

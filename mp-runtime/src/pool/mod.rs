@@ -133,6 +133,9 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// at; to let them finish, [`close`](Self::close) and [`join`](Self::join) it. A pool that is never
 /// dropped, in a `static` say, does not keep the program from ending.
 ///
+/// With the feature `tracing` each call is a span, and what tasks log is told to the subscriber of
+/// this process in it; see the [crate's page](crate#what-workers-log).
+///
 /// # When a process dies
 ///
 /// A worker that dies fails the one item it was at, with the cause; a new worker takes its place.

@@ -197,10 +197,8 @@ impl Shipment {
             .bytes(job.input.load(Ordering::Relaxed), len)?;
         let (name, records) = wire::read_items(input)?;
         // Results are not merged there.
-        Some((
-            name.split_once('\0').map_or(name, |(task, _)| task),
-            records,
-        ))
+        let (task, ..) = wire::read_name(name);
+        Some((task, records))
     }
 
     fn job(&self) -> &Job {

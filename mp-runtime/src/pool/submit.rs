@@ -13,6 +13,7 @@ use super::terms::Terms;
 use crate::deadline::Deadline;
 use crate::error::{Error, TaskError};
 use crate::shm::buffer::Buffer;
+use crate::spans;
 use crate::task::registry::{self, Entry};
 use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments};
 
@@ -146,6 +147,7 @@ impl Pool {
         let handed = Handed {
             task,
             terms: terms.clone(),
+            span: self.inner.begin_span(task),
             source,
             is_single,
             finish,
@@ -180,6 +182,8 @@ fn pull<A>(items: impl IntoIterator<Item = A>) -> std::vec::IntoIter<A> {
 struct Handed<S, R, V> {
     task: &'static Entry,
     terms: Terms,
+    /// Begun where the call was made, which is not the driver's thread.
+    span: spans::Call,
     source: S,
     is_single: bool,
     finish: Finish<R, V>,
@@ -201,7 +205,7 @@ where
     }
 
     fn begin<'p>(self: Box<Self>, pool: &'p Inner, number: u32) -> Box<dyn Active + 'p> {
-        let call = Call::new(pool, self.task, number, Order::Input, self.terms);
+        let call = Call::new(pool, self.task, number, Order::Input, self.terms, self.span);
         let call = match self.is_single {
             true => call.single(),
             false => call,

@@ -1,8 +1,11 @@
 //! How items and results lie in their blocks.
 //!
 //! Items: the length of the task's name and the place of the first record, 32 bits each, then the
-//! name, to which a zero byte and the name of a task may be added that merges results; then the arguments of each item as a record. Results: from [`RECORDS`] on, the outcome of
-//! each item as a record, preceded by the name of a parcel if it carries handles.
+//! name, to which more may be added ([`name`]); then the arguments of each item as a record. Results:
+//! from [`RECORDS`] on, the outcome of each item as a record, preceded by the name of a parcel if it
+//! carries handles.
+
+use std::borrow::Cow;
 
 use super::chunk::MAX_BYTES;
 use crate::shm::BlockId;
@@ -28,6 +31,30 @@ pub(super) fn begin_items(task: &str, out: &mut Buffer) -> Result<(), Full> {
     out.write(&(first as u32).to_le_bytes())?;
     out.write(task.as_bytes())?;
     pad(first, out)
+}
+
+/// What is to be run, as items say it: the task, what merges its results, and what `tracing` is told
+/// of the call.
+pub(super) fn name(
+    task: &'static str,
+    merge: Option<&str>,
+    span: Option<&str>,
+) -> Cow<'static, str> {
+    match (merge, span) {
+        (None, None) => Cow::Borrowed(task),
+        (merge, span) => {
+            let (merge, span) = (merge.unwrap_or_default(), span.unwrap_or_default());
+            Cow::Owned(format!("{task}\0{merge}\0{span}"))
+        }
+    }
+}
+
+/// Reads what [`name`] wrote.
+pub(super) fn read_name(name: &str) -> (&str, Option<&str>, Option<&str>) {
+    let mut parts = name.splitn(3, '\0');
+    let task = parts.next().unwrap_or_default();
+    let mut part = || parts.next().filter(|part| !part.is_empty());
+    (task, part(), part())
 }
 
 /// Begins a block of results.

@@ -17,6 +17,7 @@ use crate::life::Program;
 use crate::loom::{AtomicU64, Ordering, fence};
 use crate::shm::buffer::{Buffer, Full};
 use crate::shm::{BlockId, Owner};
+use crate::spans;
 use crate::sync::raw::{Holder, Peers};
 use crate::sys;
 use crate::task::call::{self, read_record};
@@ -85,6 +86,7 @@ pub(crate) fn work(program: &'static Program, memory: Option<RawFd>) -> i32 {
     if !worker.initialize() {
         return UNFIT;
     }
+    spans::install();
     fault!("pool.ready");
     seat.set_ready();
     let leave = worker.run();
@@ -297,10 +299,9 @@ impl<'a> Worker<'a> {
         let Some((name, mut items)) = input.and_then(wire::read_items) else {
             return Ok(Early::Unreadable);
         };
-        let (name, merge) = match name.split_once('\0') {
-            Some((name, merge)) => (name, registry::by_name(merge).ok()),
-            None => (name, None),
-        };
+        let (name, merge, span) = wire::read_name(name);
+        let merge = merge.and_then(|merge| registry::by_name(merge).ok());
+        spans::begin_job(span);
         let Some(task) = self.task(name) else {
             return Ok(Early::Unreadable);
         };
@@ -396,12 +397,14 @@ impl<'a> Worker<'a> {
             job.advance(running, at, next, is_timed)?;
             at = next;
             fault!("pool.item");
+            spans::begin_item(done);
             let start = out.len();
             let kept =
                 call::run(task, &mut arguments, out).and_then(|_| match transfer::take_sent() {
                     None => Ok(()),
                     Some(sent) => self.attach(job, sent, start, out),
                 });
+            spans::end_item();
             if let Err(Full) = kept {
                 out.truncate(start);
                 // Before the progress says that no item is being run: this one was.
@@ -455,7 +458,7 @@ impl<'a> Worker<'a> {
             return true;
         };
         let program = self.program;
-        let run = || initializer::run(input);
+        let run = || spans::until_installed(|| initializer::run(input));
         let (result, _) = transfer::sending(|| transfer::receiving(program, run));
         if let Err(text) = &result {
             initializer::note_failure(self.memory, Owner::Process(self.me), text);

@@ -17,6 +17,7 @@ use crate::life::Program;
 use crate::pool::isolated::Isolated;
 use crate::shm::buffer::Buffer;
 use crate::shm::{BlockId, Owner};
+use crate::spans;
 use crate::sync::raw::{Holder, Peers};
 use crate::sys;
 use crate::sys::process::Sign;
@@ -107,6 +108,7 @@ fn take_over_isolated(claim: &Claim, socket: OwnedFd) -> ! {
             .map_err(|error| Error::system("the worker's socket did not arrive", error))?;
         let (worker, message) = Isolated::meet(link)?;
         prepare(&message, Sign::Socket(claim.socket))?;
+        spans::prepare(&message.wanted, claim.socket);
         Ok(worker)
     };
     match begin() {
@@ -155,6 +157,7 @@ fn shake_hands(claim: &Claim, arena: RawFd) -> Result<(&'static Program, Message
     if let Work::Task(name) = &message.work {
         registry::by_name(name)?;
     }
+    spans::prepare(&message.wanted, claim.socket);
     Ok((program, message))
 }
 
@@ -209,7 +212,12 @@ pub(super) fn refuse(socket: BorrowedFd<'_>, error: &Error) -> ! {
 fn run(program: &'static Program, message: Message, extra: Option<RawFd>) -> ! {
     let code = match &message.work {
         Work::Task(name) => match registry::by_name(name) {
-            Ok(task) => run_task(program, task, &message),
+            Ok(task) => {
+                spans::install();
+                let code = run_task(program, task, &message);
+                spans::end_item();
+                code
+            }
             Err(error) => unreachable!("the handshake found the task: {error}"),
         },
         Work::Pool => crate::pool::worker::work(program, extra),

@@ -11,6 +11,7 @@ use crate::life::{Program, Slot};
 use crate::loom::Ordering;
 use crate::shm::buffer::Buffer;
 use crate::shm::{BlockId, Owner};
+use crate::spans::Wanted;
 use crate::sync::raw::{Holder, Peers};
 use crate::sys;
 use crate::wire::codec;
@@ -41,6 +42,8 @@ pub(crate) struct Message {
     pub(crate) parcel: u64,
     /// How it starts children of its own unless told otherwise.
     pub(crate) start_method: StartMethod,
+    /// What the parent wants to be told of what it logs.
+    pub(crate) wanted: Wanted,
     /// Its whole environment, if it is not that of the fork server that made it.
     pub(crate) environment: Option<Vec<Vec<u8>>>,
 }

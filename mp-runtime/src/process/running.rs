@@ -15,6 +15,7 @@ use crate::life::Program;
 use crate::life::program::existing;
 use crate::life::slot::State;
 use crate::shm::{BlockId, ObjectId};
+use crate::spans;
 use crate::sync::raw::{Bell, Holder};
 use crate::sys;
 use crate::sys::process::{OUT_OF_MEMORY, Status};
@@ -28,6 +29,44 @@ const TAIL: usize = 8 * 1024;
 const DRAUGHT: usize = 4096;
 const PIPE: usize = 64 * 1024;
 
+/// Last words of a child that are kept at most.
+const MOST_WORDS: usize = 4096;
+/// Packets that are taken from one that has ended: more than there is room for in a socket.
+const MOST_PACKETS: usize = 4096;
+
+/// What a child says of itself.
+struct Voice {
+    /// Our end of the socket whose end of file is the child's end. Nothing is ever written to it.
+    /// Closed when the child is settled.
+    socket: Option<OwnedFd>,
+    /// Why it refused to begin, or how it ended.
+    words: Vec<u8>,
+}
+
+impl Voice {
+    /// Takes what has arrived, so many packets at most: last words are kept, events returned, and
+    /// whether more may come.
+    fn listen(&mut self, most: usize) -> (Vec<Vec<u8>>, bool) {
+        let mut events = Vec::new();
+        let Some(socket) = &self.socket else {
+            return (events, false);
+        };
+        let mut room = vec![0; 4 * MOST_WORDS];
+        for _ in 0..most {
+            match sys::fd::receive_now(socket.as_fd(), &mut room) {
+                Ok(0) => return (events, false),
+                Ok(len) if room[0] == spans::EVENT => events.push(room[..len].to_vec()),
+                Ok(len) => {
+                    let room_left = MOST_WORDS.saturating_sub(self.words.len());
+                    self.words.extend_from_slice(&room[..len.min(room_left)]);
+                }
+                Err(error) => return (events, error.kind() == std::io::ErrorKind::WouldBlock),
+            }
+        }
+        (events, true)
+    }
+}
+
 /// A child that was started.
 pub(crate) struct Running {
     pub(crate) name: String,
@@ -36,9 +75,9 @@ pub(crate) struct Running {
     pub(crate) holder: Holder,
     pub(crate) pid: u32,
     pidfd: OwnedFd,
-    /// Our end of the socket whose end of file is the child's end. Nothing is ever written to it.
-    /// Closed when it is settled.
-    socket: Mutex<Option<OwnedFd>>,
+    voice: Mutex<Voice>,
+    /// The call that it was started for, until it is settled.
+    call: Mutex<Option<spans::Call>>,
     pub(crate) is_daemon: bool,
     /// When it was started, as the timeline has it; zero without one.
     began: u64,
@@ -121,6 +160,7 @@ impl Running {
         pid: u32,
         pidfd: OwnedFd,
         socket: OwnedFd,
+        call: Option<spans::Call>,
         [stdin, stdout, stderr]: [Option<OwnedFd>; 3],
         is_daemon: bool,
         start_timeout: Duration,
@@ -132,7 +172,11 @@ impl Running {
             holder,
             pid,
             pidfd,
-            socket: Mutex::new(Some(socket)),
+            voice: Mutex::new(Voice {
+                socket: Some(socket),
+                words: Vec::new(),
+            }),
+            call: Mutex::new(call),
             is_daemon,
             began: trace::timeline().map_or(0, |_| sys::clock::now()),
             start_by: Instant::now().checked_add(start_timeout),
@@ -224,7 +268,7 @@ impl Running {
         // Acquire: pairs with the Release in the handler that wrote it.
         let noted = slot.out_of_memory.load(Ordering::Acquire) == 1;
         program.release_slot(self.holder);
-        let said = self.refusal();
+        let said = self.last_words();
         let noted = noted || said.as_deref() == Some(OUT_OF_MEMORY);
         let said = said.filter(|said| said != OUT_OF_MEMORY);
         // One that shook hands after it was found late was killed like any other.
@@ -305,10 +349,29 @@ impl Running {
     }
 
     /// What the child, which has ended, said on its socket.
-    fn refusal(&self) -> Option<String> {
-        let socket = lock(&self.socket).take()?;
-        let said = sys::fd::read_available(socket.as_fd(), 4096).ok()?;
-        (!said.is_empty()).then(|| String::from_utf8_lossy(&said).into_owned())
+    fn last_words(&self) -> Option<String> {
+        let mut voice = lock(&self.voice);
+        let (events, _) = voice.listen(MOST_PACKETS);
+        voice.socket = None;
+        let words = std::mem::take(&mut voice.words);
+        drop(voice);
+        spans::keep(self, events);
+        // Its events are on their way.
+        drop(lock(&self.call).take());
+        (!words.is_empty()).then(|| String::from_utf8_lossy(&words).into_owned())
+    }
+
+    /// The events that have arrived, so many at most; `None` if no more will.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn take_events(&self, most: usize) -> Option<Vec<Vec<u8>>> {
+        let (events, is_open) = lock(&self.voice).listen(most);
+        (is_open || !events.is_empty()).then_some(events)
+    }
+
+    /// A copy of its socket, unless it is settled.
+    #[cfg(feature = "tracing")]
+    pub(crate) fn socket(&self) -> Option<OwnedFd> {
+        lock(&self.voice).socket.as_ref()?.try_clone().ok()
     }
 
     // Streams.

@@ -22,6 +22,7 @@ use crate::life::program;
 use crate::shm::buffer::Buffer;
 use crate::shm::table::MAX_PROCESSES;
 use crate::shm::{BlockId, Region};
+use crate::spans;
 use crate::sys::startup::{Claim, Extra, VARIABLE};
 use crate::wire::transfer::Sent;
 
@@ -147,7 +148,7 @@ pub(crate) fn start(
         open(stderr, Direction::FromChild)?,
     ];
     let ours = streams.each_mut().map(|stream| stream.ours.take());
-    let (socket, their_socket) = crate::sys::fd::socket_pair().map_err(|error| {
+    let (socket, their_socket) = crate::sys::fd::packet_pair().map_err(|error| {
         Error::not_started(
             format!("process \"{name}\": could not make its socket"),
             error,
@@ -188,6 +189,10 @@ pub(crate) fn start(
         parcel: None,
     };
     let mut isolated = None;
+    let call = match &job {
+        Job::Task { .. } => Some(spans::Call::begin(&task, &name)),
+        Job::Pool { .. } | Job::Isolated { .. } => None,
+    };
     let (work, arguments, parcel, region) = match job {
         Job::Task {
             name,
@@ -230,6 +235,10 @@ pub(crate) fn start(
         arguments,
         parcel: parcel.map_or(0, BlockId::bits),
         start_method: method::start_method(),
+        wanted: match &call {
+            Some(call) => call.wanted(),
+            None => spans::Wanted::now(),
+        },
         environment: server
             .as_ref()
             .filter(|server| server.environment() != envp)
@@ -283,6 +292,7 @@ pub(crate) fn start(
                 pid,
                 pidfd,
                 socket,
+                call,
                 ours,
                 is_daemon,
                 start_timeout,
@@ -300,6 +310,7 @@ pub(crate) fn start(
         })?,
     };
     std::mem::forget(reserved);
+    spans::watch(&running);
     Ok(running)
 }
 

@@ -67,11 +67,13 @@ pub(crate) mod futex {
 
 /// Descriptors: making them, waiting on them, and what a child finds at 0 to 2.
 pub(crate) mod fd {
+    #[cfg(feature = "tracing")]
+    pub(crate) use super::platform::fd::send_now;
     #[cfg(not(unix))]
     pub(crate) use super::platform::stand_in::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
     pub(crate) use super::platform::{
         fd::{
-            clear_events, count_event, event_counter, inherited, is_at_end, pipe, read_available,
+            clear_events, count_event, event_counter, inherited, is_at_end, pipe, receive_now,
             send_all, socket_pair,
         },
         fork::{std_stream, working_directory},

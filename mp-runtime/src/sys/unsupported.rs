@@ -90,7 +90,12 @@ pub(crate) mod fd {
         unsupported()
     }
 
-    pub(crate) fn read_available(_socket: BorrowedFd<'_>, _max: usize) -> io::Result<Vec<u8>> {
+    #[cfg(feature = "tracing")]
+    pub(crate) fn send_now(_socket: RawFd, _packet: &[u8]) -> bool {
+        false
+    }
+
+    pub(crate) fn receive_now(_socket: BorrowedFd<'_>, _room: &mut [u8]) -> io::Result<usize> {
         unsupported()
     }
 

@@ -113,35 +113,6 @@ pub(super) fn maker_of(socket: RawFd) -> io::Result<u32> {
     Ok(maker.pid as u32)
 }
 
-/// Reads what has arrived at a socket, at most `max` bytes, and waits for nothing.
-///
-/// Nothing there and end of file look the same: no bytes.
-pub(crate) fn read_available(socket: BorrowedFd<'_>, max: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 1024];
-    while bytes.len() < max {
-        let room = buffer.len().min(max - bytes.len());
-        // SAFETY: `room` bytes of `buffer` are there to write to.
-        let received = retry(|| unsafe {
-            libc::recv(
-                socket.as_raw_fd(),
-                buffer.as_mut_ptr().cast(),
-                room,
-                libc::MSG_DONTWAIT,
-            )
-        });
-        match received {
-            Ok(0) => break,
-            Ok(n) => bytes.extend_from_slice(&buffer[..n as usize]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            // What the other end sent before it was reset is worth more than the news of that.
-            Err(_) if !bytes.is_empty() => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(bytes)
-}
-
 /// Whether all that comes from the other end of a socket has been read, and no more will come.
 pub(crate) fn is_at_end(socket: BorrowedFd<'_>) -> bool {
     let mut byte = 0_u8;
@@ -158,6 +129,51 @@ pub(crate) fn is_at_end(socket: BorrowedFd<'_>) -> bool {
         Ok(bytes) => bytes == 0,
         Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
+}
+
+/// Sends a packet if there is room for it now. Not for several threads at once.
+///
+/// It is not tried where there is none: the socket may be one whose end is to kill us, and the signal
+/// for that would come as well when there is room again for what was refused.
+#[cfg(feature = "tracing")]
+pub(crate) fn send_now(socket: RawFd, packet: &[u8]) -> bool {
+    let (mut waiting, mut most) = (0, 0);
+    // SAFETY: `waiting` is there to write to.
+    let waits = check(unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &raw mut waiting) });
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `most` is valid to write for `len` bytes, and so is `len`.
+    let limit = check(unsafe {
+        let most = (&raw mut most).cast();
+        libc::getsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUF,
+            most,
+            &raw mut len,
+        )
+    });
+    // What waits is all that the kernel looks at, so a packet that is longer than the rest goes, too.
+    if waits.is_err() || limit.is_err() || waiting >= most / 2 {
+        return false;
+    }
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: `packet` is valid to read for its length.
+    let sent = retry(|| unsafe { libc::send(socket, packet.as_ptr().cast(), packet.len(), flags) });
+    sent.is_ok()
+}
+
+/// Takes a packet of at most as many bytes as there is room for, if one has arrived; none is the end.
+pub(crate) fn receive_now(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: `room` is there to write to.
+    let received = retry(|| unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            room.as_mut_ptr().cast(),
+            room.len(),
+            libc::MSG_DONTWAIT,
+        )
+    })?;
+    Ok(received as usize)
 }
 
 /// Writes all of `bytes` to a socket; a reader that is gone is an error, never a SIGPIPE.
@@ -255,16 +271,18 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_gives_what_is_there() {
-        let (one, two) = socket_pair().unwrap();
-        assert_eq!(read_available(one.as_fd(), 100).unwrap(), b"");
-        send_all(two.as_fd(), &[7; 3000]).unwrap();
-        assert_eq!(read_available(one.as_fd(), 10).unwrap(), [7; 10]);
-        assert_eq!(read_available(one.as_fd(), 1 << 20).unwrap(), [7; 2990]);
-        send_all(two.as_fd(), b"last words").unwrap();
+    fn packets_are_taken_one_by_one_and_none_is_waited_for() {
+        let (one, two) = super::super::packet::packet_pair().unwrap();
+        let mut room = [0; 8];
+        let nothing = receive_now(one.as_fd(), &mut room).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        send_all(two.as_fd(), b"last").unwrap();
+        send_all(two.as_fd(), b"words, too long").unwrap();
         drop(two);
-        assert_eq!(read_available(one.as_fd(), 100).unwrap(), b"last words");
-        assert_eq!(read_available(one.as_fd(), 100).unwrap(), b"");
+        assert_eq!(receive_now(one.as_fd(), &mut room).unwrap(), 4);
+        assert_eq!(receive_now(one.as_fd(), &mut room).unwrap(), 8);
+        assert_eq!(&room, b"words, t");
+        assert_eq!(receive_now(one.as_fd(), &mut room).unwrap(), 0);
     }
 
     #[test]

@@ -1,0 +1,251 @@
+//! The parent's thread that takes what children log, and tells the subscriber there.
+//!
+//! It alone runs a subscriber's code for events of others. Whoever finds a child ended takes what is left
+//! in its socket, and leaves it to the thread.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tracing::field::{self, DisplayValue};
+use tracing::{Dispatch, Event as Told, Value as Field, dispatcher};
+
+use super::call::{self, Wanted};
+use super::record::{Event, Record, Value};
+use super::site::{OWN_FIELDS, Sites};
+use crate::process::running::Running;
+use crate::sys;
+
+/// Packets of one child that are taken before the others get their turn.
+const MOST_PACKETS: usize = 1024;
+
+/// The way to the thread.
+struct Collector {
+    inbox: Mutex<Inbox>,
+    /// Counts what is put there.
+    counter: OwnedFd,
+}
+
+#[derive(Default)]
+struct Inbox {
+    children: Vec<Child>,
+    /// What was left in the sockets of those that have ended.
+    left: Vec<(Who, Vec<Vec<u8>>)>,
+    /// Calls that are over.
+    retired: Vec<u64>,
+}
+
+/// A child as its events name it.
+#[derive(Clone)]
+struct Who {
+    name: String,
+    pid: u32,
+    /// For events that belong to no call.
+    dispatch: Dispatch,
+}
+
+/// A child that may log.
+struct Child {
+    who: Who,
+    running: Arc<Running>,
+    /// A copy of its socket, to wait on.
+    socket: OwnedFd,
+}
+
+fn collector() -> Option<&'static Collector> {
+    static COLLECTOR: OnceLock<Option<Collector>> = OnceLock::new();
+    let collector = COLLECTOR.get_or_init(|| {
+        Some(Collector {
+            inbox: Mutex::default(),
+            counter: sys::fd::event_counter().ok()?,
+        })
+    });
+    static THREAD: OnceLock<bool> = OnceLock::new();
+    let collector = collector.as_ref()?;
+    let has_thread = THREAD.get_or_init(|| {
+        let thread = std::thread::Builder::new().name("mp-tracing".into());
+        thread.spawn(|| run(collector)).is_ok()
+    });
+    has_thread.then_some(collector)
+}
+
+impl Collector {
+    fn put(&self, put: impl FnOnce(&mut Inbox)) {
+        put(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        let _ = sys::fd::count_event(&self.counter);
+    }
+}
+
+/// Takes what a child logs from now on, if there is a subscriber.
+pub(crate) fn watch(running: &Arc<Running>) {
+    if Wanted::now().level == 0 {
+        return;
+    }
+    if let (Some(collector), Some(socket)) = (collector(), running.socket()) {
+        let child = Child {
+            who: who(running),
+            running: running.clone(),
+            socket,
+        };
+        collector.put(|inbox| inbox.children.push(child));
+    }
+}
+
+/// Takes what a child has logged that has ended.
+pub(crate) fn keep(running: &Running, packets: Vec<Vec<u8>>) {
+    if !packets.is_empty()
+        && let Some(collector) = collector()
+    {
+        let who = who(running);
+        collector.put(|inbox| inbox.left.push((who, packets)));
+    }
+}
+
+/// Notes that a call is over; what its workers logged was sent before.
+pub(super) fn retire(number: u64) {
+    match collector() {
+        Some(collector) => collector.put(|inbox| inbox.retired.push(number)),
+        None => call::forget(number),
+    }
+}
+
+fn who(running: &Running) -> Who {
+    Who {
+        name: running.name.clone(),
+        pid: running.pid,
+        dispatch: dispatcher::get_default(Dispatch::clone),
+    }
+}
+
+/// The thread's loop.
+fn run(collector: &'static Collector) {
+    sys::signal::block_signals();
+    let mut children: Vec<Child> = Vec::new();
+    let mut sites = Sites::default();
+    loop {
+        sys::fd::clear_events(&collector.counter);
+        let inbox = {
+            let mut inbox = collector
+                .inbox
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *inbox)
+        };
+        children.extend(inbox.children);
+        children.retain(|child| {
+            let packets = child.running.take_events(MOST_PACKETS);
+            let is_there = packets.is_some();
+            tell_all(&mut sites, &child.who, packets.unwrap_or_default());
+            is_there
+        });
+        for (who, packets) in inbox.left {
+            tell_all(&mut sites, &who, packets);
+        }
+        // Their events were there when they were over, and so were taken since.
+        inbox.retired.into_iter().for_each(|number| {
+            let _ = catch_unwind(|| call::forget(number));
+        });
+        let sockets = children.iter().map(|child| child.socket.as_fd());
+        let all: Vec<_> = std::iter::once(collector.counter.as_fd())
+            .chain(sockets)
+            .collect();
+        let _ = sys::fd::wait_readable(&all, None);
+    }
+}
+
+fn tell_all(sites: &mut Sites, who: &Who, packets: Vec<Vec<u8>>) {
+    for packet in packets {
+        // A subscriber that panics has its message printed by the hook.
+        let _ = catch_unwind(AssertUnwindSafe(|| match Record::from_packet(&packet) {
+            Some(Record::Event(event)) => tell(sites, who, &event),
+            Some(Record::Dropped(count)) => tell_dropped(who, count),
+            None => {}
+        }));
+    }
+}
+
+/// Tells the subscriber of an event, in the span of the call that it belongs to.
+fn tell(sites: &mut Sites, who: &Who, event: &Event) {
+    let origin = call::origin(event.call);
+    let dispatch = origin
+        .as_ref()
+        .map_or(&who.dispatch, |origin| &origin.dispatch);
+    dispatcher::with_default(dispatch, || {
+        let Some((site, is_its_own)) = sites.of(event) else {
+            return;
+        };
+        let Some(metadata) = site.wanted().filter(|metadata| dispatch.enabled(metadata)) else {
+            return;
+        };
+        let shown: Vec<_> = event
+            .fields
+            .iter()
+            .map(|(_, value)| Shown::of(value))
+            .collect();
+        let text = format!("{} {}: {:?}", event.name, event.target, event.fields);
+        let text = field::display(&text);
+        let mut values: Vec<Option<&dyn Field>> = match is_its_own {
+            true => shown.iter().map(|shown| Some(shown.as_value())).collect(),
+            false => vec![Some(&text)],
+        };
+        let task = origin.as_ref().map(|origin| origin.task.as_str());
+        let spans = Some(event.spans.as_str()).filter(|spans| !spans.is_empty());
+        let own: [Option<&dyn Field>; OWN_FIELDS.len()] = [
+            Some(&who.pid),
+            Some(&who.name),
+            task.as_ref().map(|task| task as &dyn Field),
+            event.index.as_ref().map(|index| index as &dyn Field),
+            spans.as_ref().map(|spans| spans as &dyn Field),
+        ];
+        values.extend(own);
+        let values = metadata.fields().value_set_all(&values);
+        let parent = origin.as_ref().and_then(|origin| origin.span.id());
+        dispatch.event(&Told::new_child_of(parent, metadata, &values));
+    });
+}
+
+fn tell_dropped(who: &Who, count: u64) {
+    let Who {
+        name,
+        pid,
+        dispatch,
+    } = who;
+    dispatcher::with_default(dispatch, || {
+        tracing::warn!(
+            target: "mp",
+            parent: None,
+            pid,
+            worker = name,
+            count,
+            "events were dropped: they came faster than they were taken"
+        );
+    });
+}
+
+/// A value as a subscriber takes it.
+enum Shown<'a> {
+    Plain(&'a dyn Field),
+    Text(&'a str),
+    AsIs(DisplayValue<&'a str>),
+}
+
+impl<'a> Shown<'a> {
+    fn of(value: &'a Value) -> Self {
+        match value {
+            Value::I64(value) => Self::Plain(value),
+            Value::U64(value) => Self::Plain(value),
+            Value::F64(value) => Self::Plain(value),
+            Value::Bool(value) => Self::Plain(value),
+            Value::Text(text) => Self::Text(text),
+            Value::Shown(text) => Self::AsIs(field::display(text)),
+        }
+    }
+
+    fn as_value(&self) -> &dyn Field {
+        match self {
+            Self::Plain(value) => *value,
+            Self::Text(text) => text,
+            Self::AsIs(text) => text,
+        }
+    }
+}
