@@ -24,9 +24,10 @@ use crate::task::call::{self, read_record};
 use crate::task::registry::{self, Entry};
 use crate::wire::transfer::{self, Sent};
 
-/// How often the ring is looked at before the worker sleeps: a job often follows the last one at
-/// once.
-const SPINS: u32 = 2000;
+/// How often the ring is looked at before a worker sleeps, if each has a CPU: a job often follows the
+/// last one at once. If there are fewer CPUs than workers these are shared out, since who looks takes
+/// them from those who work.
+const LOOKS: u64 = 2000;
 
 /// How long a worker stands by: the next call from inside of a task needs no new process.
 const STANDBY: Duration = Duration::from_secs(1);
@@ -65,11 +66,7 @@ pub(crate) fn work(program: &'static Program, memory: Option<RawFd>) -> i32 {
         me,
         name: program.roster.my_slot().name.get(),
         seat,
-        spins: if sys::process::cpu_count() > 1 {
-            SPINS
-        } else {
-            0
-        },
+        cpus: sys::process::cpu_count() as u64,
         left: limit(&header.max_tasks),
         max_memory: limit(&header.max_memory),
         idle_timeout: Duration::from_nanos(limit(&header.idle_timeout)),
@@ -120,7 +117,8 @@ struct Worker<'a> {
     me: Holder,
     name: String,
     seat: &'a Seat,
-    spins: u32,
+    /// CPUs that it may run on.
+    cpus: u64,
     /// Items that may still be run.
     left: u64,
     /// Bytes of its own with which it ends.
@@ -190,7 +188,7 @@ impl<'a> Worker<'a> {
                 return Err(Leave::Idle);
             }
             if !stands_by
-                && (0..self.spins).any(|_| {
+                && (0..self.looks()).any(|_| {
                     std::hint::spin_loop();
                     memory.has_work(choice)
                 })
@@ -228,6 +226,17 @@ impl<'a> Worker<'a> {
             if stands_by && deadline.has_passed() {
                 return Err(Leave::Idle);
             }
+        }
+    }
+
+    /// How often it looks for a job before it sleeps.
+    fn looks(&self) -> u64 {
+        // Relaxed: it is a guess.
+        let workers = self.memory.header().workers.load(Ordering::Relaxed);
+        match self.cpus {
+            // Whoever is looked out for needs that one.
+            1 => 0,
+            cpus => LOOKS * cpus / workers.max(cpus),
         }
     }
 
