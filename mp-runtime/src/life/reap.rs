@@ -29,9 +29,10 @@ pub(super) fn look_at(holder: Holder) {
     let slot = program.roster.slot(holder.slot());
     let pid = slot.pid();
     let start_time = slot.start_time.load(Ordering::Relaxed);
-    // Without a start time another process of the same number could be mistaken for it, but only
-    // for one that lives: a dead one is never overlooked for long, its parent has its descriptor.
-    if pid != 0 && start_time != 0 && sys::process::is_gone(pid, start_time) {
+    // Without a start time, which its parent may have died before it wrote, another process of the
+    // same number could be mistaken for it, but only for one that lives. Who adopts it may be the very
+    // one that waits here for what it holds.
+    if pid != 0 && sys::process::is_gone(pid, start_time) {
         program.bury(holder);
     }
 }

@@ -190,7 +190,7 @@ fn take_in(program: &Program, orphan: Unwatched) {
     let is_gone = match &pidfd {
         Err(error) if error.raw_os_error() == Some(sys::ESRCH) => true,
         // It waits to be reaped, or another process has its number by now.
-        _ => orphan.start_time != 0 && sys::process::is_gone(orphan.pid, orphan.start_time),
+        _ => sys::process::is_gone(orphan.pid, orphan.start_time),
     };
     let Some(supervisor) = SUPERVISOR.get().filter(|_| !is_gone) else {
         return bury_unseen(program, orphan.holder);

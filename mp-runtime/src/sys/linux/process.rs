@@ -260,14 +260,15 @@ pub(super) fn own_threads() -> io::Result<u64> {
 
 /// Returns whether the process that had this id and started then no longer runs.
 ///
-/// One that has ended but was not reaped (a zombie) is gone. In doubt it is not.
+/// One that has ended but was not reaped (a zombie) is gone. In doubt it is not. If it is not known
+/// when it started, `start` is zero, and another process that has its number is taken for it.
 pub(crate) fn is_gone(pid: u32, start: u64) -> bool {
     match Stat::read(pid) {
         Ok(stat) => {
             // While other threads run, a main thread that has ended makes a zombie of the process
             // only by its looks.
             let zombie = matches!(stat.state, b'Z' | b'X') && stat.threads <= 1;
-            zombie || stat.start_time != start
+            zombie || (start != 0 && stat.start_time != start)
         }
         // Without /proc, or where it hides other users' processes, only the id can be asked for.
         // SAFETY: signal 0 is never sent.
