@@ -267,9 +267,7 @@ impl Supervisor {
             .lock()
             .unwrap_or_else(|poison| poison.into_inner())
     }
-}
 
-impl Supervisor {
     /// Begins to look at what is watched: from now on whoever watches more wakes the thread. Returns
     /// up to where it sees all.
     fn begin_look(&self) -> u64 {
