@@ -1,17 +1,22 @@
 //! Values to bytes and back, through serde.
 //!
-//! The format is bincode's with integers of fixed width, little endian: [`Writer`] writes it,
-//! [`Reader`] reads it. Text and vectors of numbers are copied as memory, wherever they stand, into
-//! the very bytes that serde would give.
+//! The format is bincode's with integers of fixed width, little endian, and it is bincode that writes
+//! and reads whatever has no parts. [`Writer`] and [`Reader`] walk through the rest: text and vectors
+//! of numbers are copied as memory, wherever they stand, into the very bytes that bincode would give.
 
 use std::fmt;
 
+use bincode::config::{Configuration, Fixint, LittleEndian};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, ser};
 
 use super::buffer::{Buffer, Full};
 use super::reader::Reader;
 use super::writer::Writer;
+
+/// How bincode writes.
+pub(super) const FORMAT: Configuration<LittleEndian, Fixint> =
+    bincode::config::standard().with_fixed_int_encoding();
 
 /// Appends the bytes of `value` to `out`, or leaves `out` as it was.
 ///
@@ -170,10 +175,9 @@ mod tests {
         T: Serialize + DeserializeOwned + fmt::Debug + PartialEq + 'static,
     {
         let bytes = bytes_of(&value);
-        let config = bincode::config::standard().with_fixed_int_encoding();
         assert_eq!(
             bytes,
-            bincode::serde::encode_to_vec(&value, config).unwrap()
+            bincode::serde::encode_to_vec(&value, FORMAT).unwrap()
         );
         let mut input = bytes.as_slice();
         assert_eq!(decode::<T>(&mut input).unwrap(), value);

@@ -1,14 +1,15 @@
-//! Reads bincode's format from bytes that nobody vouches for.
+//! Reads values from bytes that nobody vouches for: each number, character and flag by bincode, what
+//! is made of them by this.
 //!
-//! bincode's own reader believes the length that stands before a text or a byte buffer and allocates
-//! it, so that a few wild bytes end the process that reads them. This one believes no length beyond
-//! the bytes that are there.
+//! bincode's own walk through a value believes the length that stands before a text or a byte buffer
+//! and allocates it, so that a few wild bytes end the process that reads them. This one believes no
+//! length beyond the bytes that are there.
 
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
-use super::codec::DecodeError;
+use super::codec::{DecodeError, FORMAT};
 use super::{copy, numbers};
 
 /// Bytes of stack that a value may take while it is read. What is nested deeper is refused: a few
@@ -53,25 +54,14 @@ impl<'de> Reader<'de> {
     }
 
     #[inline]
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        match self.input.split_first_chunk() {
-            Some((array, rest)) => {
-                self.input = rest;
-                Ok(*array)
-            }
-            None => Err(DecodeError::too_short()),
-        }
-    }
-
-    #[inline]
-    fn length(&mut self) -> Result<u64, DecodeError> {
-        self.array().map(u64::from_le_bytes)
+    fn take<T: bincode::Decode<()>>(&mut self) -> Result<T, DecodeError> {
+        Ok(bincode::decode_from_reader(self, FORMAT)?)
     }
 
     /// Takes a length and so many elements of `width` bytes each.
     #[inline]
     pub(super) fn run(&mut self, width: u64) -> Result<&'de [u8], DecodeError> {
-        let len = self.length()?;
+        let len: u64 = self.take()?;
         let taken = len
             .checked_mul(width)
             .and_then(|len| self.input.split_at_checked(usize::try_from(len).ok()?));
@@ -92,27 +82,10 @@ impl<'de> Reader<'de> {
             .map_err(|error| DecodeError::not_text(error.utf8_error()))
     }
 
-    /// Reads a `char`, which is one to four bytes of UTF-8.
-    fn char(&mut self) -> Result<char, DecodeError> {
-        let first = *self.input.first().ok_or_else(DecodeError::too_short)?;
-        let len = match first.leading_ones() {
-            0 => 1,
-            ones => ones as usize,
-        };
-        let read = self.input.split_at_checked(len);
-        let (bytes, rest) = read.ok_or_else(DecodeError::too_short)?;
-        let mut chars = std::str::from_utf8(bytes).unwrap_or_default().chars();
-        let (Some(char), None) = (chars.next(), chars.next()) else {
-            return Err(DecodeError::new("the bytes are no `char`"));
-        };
-        self.input = rest;
-        Ok(char)
-    }
-
     /// Reads how many elements a sequence claims to have.
     #[inline]
     fn count(&mut self) -> Result<u64, DecodeError> {
-        let count = self.length()?;
+        let count: u64 = self.take()?;
         // More elements than bytes is right for elements of no bytes alone, and where there are more
         // than this of those, whoever counts them does not come back.
         const MOST: u64 = u32::MAX as u64;
@@ -120,6 +93,37 @@ impl<'de> Reader<'de> {
             return Err(DecodeError::too_short());
         }
         Ok(count)
+    }
+}
+
+impl bincode::de::read::Reader for Reader<'_> {
+    #[inline]
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), bincode::error::DecodeError> {
+        match self.input.split_at_checked(bytes.len()) {
+            Some((read, rest)) => {
+                bytes.copy_from_slice(read);
+                self.input = rest;
+                Ok(())
+            }
+            None => Err(bincode::error::DecodeError::UnexpectedEnd {
+                additional: bytes.len() - self.input.len(),
+            }),
+        }
+    }
+}
+
+impl From<bincode::error::DecodeError> for DecodeError {
+    #[cold]
+    fn from(error: bincode::error::DecodeError) -> Self {
+        use bincode::error::DecodeError as Error;
+        match error {
+            Error::UnexpectedEnd { .. } => Self::too_short(),
+            Error::InvalidBooleanValue(byte) => {
+                Self::new(format!("a `bool` is 0 or 1, not {byte}"))
+            }
+            Error::InvalidCharEncoding(_) => Self::new("the bytes are no `char`"),
+            error => Self::new(error.to_string()),
+        }
     }
 }
 
@@ -156,12 +160,12 @@ impl de::Error for DecodeError {
     }
 }
 
-/// Methods that read a number of a fixed width.
-macro_rules! numbers {
-    ($($deserialize:ident $visit:ident $number:ident,)*) => {$(
+/// Methods that read what has no parts.
+macro_rules! by_bincode {
+    ($($deserialize:ident $visit:ident,)*) => {$(
         #[inline]
         fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-            visitor.$visit($number::from_le_bytes(self.array()?))
+            visitor.$visit(self.take()?)
         }
     )*};
 }
@@ -178,36 +182,24 @@ macro_rules! refused {
 impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
     type Error = DecodeError;
 
-    numbers! {
-        deserialize_u8 visit_u8 u8,
-        deserialize_u16 visit_u16 u16,
-        deserialize_u32 visit_u32 u32,
-        deserialize_u64 visit_u64 u64,
-        deserialize_u128 visit_u128 u128,
-        deserialize_i8 visit_i8 i8,
-        deserialize_i16 visit_i16 i16,
-        deserialize_i32 visit_i32 i32,
-        deserialize_i64 visit_i64 i64,
-        deserialize_i128 visit_i128 i128,
-        deserialize_f32 visit_f32 f32,
-        deserialize_f64 visit_f64 f64,
+    by_bincode! {
+        deserialize_bool visit_bool,
+        deserialize_u8 visit_u8,
+        deserialize_u16 visit_u16,
+        deserialize_u32 visit_u32,
+        deserialize_u64 visit_u64,
+        deserialize_u128 visit_u128,
+        deserialize_i8 visit_i8,
+        deserialize_i16 visit_i16,
+        deserialize_i32 visit_i32,
+        deserialize_i64 visit_i64,
+        deserialize_i128 visit_i128,
+        deserialize_f32 visit_f32,
+        deserialize_f64 visit_f64,
+        deserialize_char visit_char,
     }
 
     refused! { deserialize_any deserialize_identifier deserialize_ignored_any }
-
-    #[inline]
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        match self.array()? {
-            [0] => visitor.visit_bool(false),
-            [1] => visitor.visit_bool(true),
-            [byte] => Err(DecodeError::new(format!("a `bool` is 0 or 1, not {byte}"))),
-        }
-    }
-
-    #[inline]
-    fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor.visit_char(self.char()?)
-    }
 
     #[inline]
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
@@ -232,10 +224,10 @@ impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
     #[inline]
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         self.check_depth()?;
-        match self.array()? {
-            [0] => visitor.visit_none(),
-            [1] => visitor.visit_some(self),
-            [byte] => Err(DecodeError::new(format!(
+        match self.take()? {
+            0_u8 => visitor.visit_none(),
+            1 => visitor.visit_some(self),
+            byte => Err(DecodeError::new(format!(
                 "an `Option` begins with 0 or 1, not {byte}"
             ))),
         }
@@ -403,7 +395,7 @@ impl<'de> de::EnumAccess<'de> for &mut Reader<'de> {
         self,
         seed: V,
     ) -> Result<(V::Value, Self), DecodeError> {
-        let variant = u32::from_le_bytes(self.array()?);
+        let variant: u32 = self.take()?;
         let variant: de::value::U32Deserializer<DecodeError> = variant.into_deserializer();
         Ok((seed.deserialize(variant)?, self))
     }

@@ -1,13 +1,13 @@
-//! Writes bincode's format.
+//! Writes values: each number, character and flag by bincode, what is made of them by this.
 //!
-//! An own writer, since bincode's does not see that a sequence is a slice of numbers: that is
+//! bincode's own walk through a value does not see that a sequence is a slice of numbers: that is
 //! copied as memory here, wherever in a value it stands, into the very bytes that its elements
 //! would give one by one.
 
 use serde::ser::{self, Serialize};
 
 use super::buffer::{Buffer, Full};
-use super::codec::EncodeError;
+use super::codec::{EncodeError, FORMAT};
 use super::{copy, numbers};
 
 /// A buffer to which a value is appended.
@@ -15,30 +15,34 @@ pub(super) struct Writer<'a>(pub(super) &'a mut Buffer);
 
 impl Writer<'_> {
     #[inline]
-    fn put(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
-        Ok(self.0.write(bytes)?)
-    }
-
-    #[inline]
-    fn length(&mut self, len: usize) -> Result<(), EncodeError> {
-        self.put(&(len as u64).to_le_bytes())
+    fn put(&mut self, value: impl bincode::Encode) -> Result<(), Full> {
+        // Nothing but the space for it can fail.
+        bincode::encode_into_writer(value, self, FORMAT).map_err(|_| Full)
     }
 
     /// Appends a length and the bytes of that many elements.
     #[inline]
     fn run(&mut self, len: usize, bytes: &[u8]) -> Result<(), Full> {
         self.0.reserve(size_of::<u64>() + bytes.len())?;
-        self.0.write(&(len as u64).to_le_bytes())?;
+        self.put(len)?;
         copy::append(bytes, self.0)
     }
 }
 
-/// Methods that write a number in its own width.
-macro_rules! numbers {
-    ($($serialize:ident $number:ident,)*) => {$(
+impl bincode::enc::write::Writer for Writer<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        let written = self.0.write(bytes);
+        written.map_err(|Full| bincode::error::EncodeError::UnexpectedEnd)
+    }
+}
+
+/// Methods that write what has no parts.
+macro_rules! by_bincode {
+    ($($serialize:ident $Value:ident,)*) => {$(
         #[inline]
-        fn $serialize(self, number: $number) -> Result<(), EncodeError> {
-            self.put(&number.to_le_bytes())
+        fn $serialize(self, value: $Value) -> Result<(), EncodeError> {
+            Ok(self.put(value)?)
         }
     )*};
 }
@@ -54,7 +58,8 @@ impl ser::Serializer for &mut Writer<'_> {
     type SerializeStruct = Self;
     type SerializeStructVariant = Self;
 
-    numbers! {
+    by_bincode! {
+        serialize_bool bool,
         serialize_u8 u8,
         serialize_u16 u16,
         serialize_u32 u32,
@@ -67,16 +72,7 @@ impl ser::Serializer for &mut Writer<'_> {
         serialize_i128 i128,
         serialize_f32 f32,
         serialize_f64 f64,
-    }
-
-    #[inline]
-    fn serialize_bool(self, value: bool) -> Result<(), EncodeError> {
-        self.put(&[value.into()])
-    }
-
-    #[inline]
-    fn serialize_char(self, value: char) -> Result<(), EncodeError> {
-        self.put(value.encode_utf8(&mut [0; 4]).as_bytes())
+        serialize_char char,
     }
 
     #[inline]
@@ -91,12 +87,12 @@ impl ser::Serializer for &mut Writer<'_> {
 
     #[inline]
     fn serialize_none(self) -> Result<(), EncodeError> {
-        self.put(&[0])
+        Ok(self.put(false)?)
     }
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), EncodeError> {
-        self.put(&[1])?;
+        self.put(true)?;
         value.serialize(self)
     }
 
@@ -137,13 +133,13 @@ impl ser::Serializer for &mut Writer<'_> {
         _variant: &'static str,
         value: &T,
     ) -> Result<(), EncodeError> {
-        self.put(&index.to_le_bytes())?;
+        self.put(index)?;
         value.serialize(self)
     }
 
     #[inline]
     fn serialize_seq(self, len: Option<usize>) -> Result<Self, EncodeError> {
-        self.length(len.ok_or_else(EncodeError::unknown_length)?)?;
+        self.put(len.ok_or_else(EncodeError::unknown_length)?)?;
         Ok(self)
     }
 
@@ -165,7 +161,7 @@ impl ser::Serializer for &mut Writer<'_> {
         _variant: &'static str,
         _len: usize,
     ) -> Result<Self, EncodeError> {
-        self.put(&index.to_le_bytes())?;
+        self.put(index)?;
         Ok(self)
     }
 
@@ -187,7 +183,7 @@ impl ser::Serializer for &mut Writer<'_> {
         _variant: &'static str,
         _len: usize,
     ) -> Result<Self, EncodeError> {
-        self.put(&index.to_le_bytes())?;
+        self.put(index)?;
         Ok(self)
     }
 
@@ -205,7 +201,7 @@ impl ser::Serializer for &mut Writer<'_> {
             (least, Some(most)) if least == most => least,
             _ => return Err(EncodeError::unknown_length()),
         };
-        self.length(len)?;
+        self.put(len)?;
         items.try_for_each(|item| item.serialize(&mut *self))
     }
 
