@@ -43,29 +43,34 @@ pub(crate) fn write(report: &Report) -> anyhow::Result<String> {
         };
         let unit = subject.unit.name();
         let comma = if unit.is_empty() { "" } else { ", " };
-        writeln!(
-            page,
-            "<h2>{}</h2><p class=\"how\">{unit}{comma}{better}</p>\n{}",
-            escape(&subject.title),
-            picture(subject)?
-        )?;
-    }
-    Ok(page)
-}
-
-/// Bars side by side, on a logarithmic scale where they differ by much.
-fn picture(subject: &Results) -> anyhow::Result<String> {
-    let height = BAR * subject.entrants.len() as u32 + 8;
-    let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
         let spreads: Vec<_> = subject
             .entrants
             .iter()
             .map(|entrant| Spread::of(entrant.samples.iter().map(|&s| subject.unit.of(s))))
             .collect();
         let scale = Scale::of(&spreads);
-        for (row, (entrant, spread)) in subject.entrants.iter().zip(&spreads).enumerate() {
+        let how = if scale.is_logarithmic {
+            ", on a logarithmic scale"
+        } else {
+            ""
+        };
+        writeln!(
+            page,
+            "<h2>{}</h2><p class=\"how\">{unit}{comma}{better}{how}</p>\n{}",
+            escape(&subject.title),
+            picture(subject, &spreads, &scale)?
+        )?;
+    }
+    Ok(page)
+}
+
+/// Bars side by side, one for each entrant.
+fn picture(subject: &Results, spreads: &[Spread], scale: &Scale) -> anyhow::Result<String> {
+    let height = BAR * subject.entrants.len() as u32 + 8;
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        for (row, (entrant, spread)) in subject.entrants.iter().zip(spreads).enumerate() {
             let top = (row as u32 * BAR) as i32 + 6;
             let middle = top + 10;
             let color = if row == 0 { OURS } else { THEIRS };
@@ -85,11 +90,11 @@ fn picture(subject: &Results) -> anyhow::Result<String> {
             let mut figure = format!("{} {}", number(spread.median), subject.unit.name());
             if row > 0 {
                 let ratio = ratios(&subject.entrants[0], entrant).median;
-                write!(figure, "   {} ×", number(ratio))?;
+                write!(figure, " · {} ×", number(ratio))?;
             }
             let target = subject.target(row);
             if !target.is_empty() {
-                write!(figure, "   ({target})")?;
+                write!(figure, " · {target}")?;
             }
             let behind = scale.place(spread.upper).max(end) + 8;
             let style = text(14).pos(Pos::new(HPos::Left, VPos::Center));
@@ -100,7 +105,7 @@ fn picture(subject: &Results) -> anyhow::Result<String> {
     Ok(svg)
 }
 
-/// From figures to places.
+/// From figures to places, logarithmic where the figures differ by much.
 struct Scale {
     least: f64,
     most: f64,
