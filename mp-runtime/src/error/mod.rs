@@ -113,9 +113,11 @@ impl Error {
         self.0.kind == ErrorKind::WrongBuild
     }
 
-    /// Whether the program's shared memory or the system's memory is used up.
+    /// Whether the program's shared memory or the system's memory is used up; also if it is a task or
+    /// a call that failed and there is a [sign](TaskError::is_out_of_memory) of that.
     pub fn is_out_of_memory(&self) -> bool {
         self.0.kind == ErrorKind::OutOfMemory
+            || self.task().is_some_and(TaskError::is_out_of_memory)
     }
 
     /// Whether the platform lacks something that the operation needs.
