@@ -261,6 +261,39 @@ fn our_own_proof_sent_back_proves_nothing() {
     assert!(error.is_refused(), "{error}");
 }
 
+/// Connects to a listener by hand, with the right key, and proves it as `label` says; what the listener
+/// makes of it, and its answer.
+fn listener_told(label: &str) -> (mp::Result<()>, u8) {
+    let listener = Listener::<(), ()>::bind("tcp:127.0.0.1:0", &key()).unwrap();
+    let Address::Tcp(place) = listener.address() else {
+        unreachable!()
+    };
+    let mut stream = TcpStream::connect(place).unwrap();
+    thread::scope(|scope| {
+        let accepted = scope.spawn(|| listener.accept().map(drop));
+        let mut theirs = [0; 44];
+        stream.read_exact(&mut theirs).unwrap();
+        let ours = [&b"mp\0link\n\x01\0\0\0"[..], &[7; 32]].concat();
+        let claim = [label.as_bytes(), &theirs, &ours].concat();
+        let proof = hmac_sha256::HMAC::mac(claim, key().as_bytes());
+        stream.write_all(&[&ours[..], &proof].concat()).unwrap();
+        let mut answer = [0];
+        stream.read_exact(&mut answer).unwrap();
+        (accepted.join().unwrap(), answer[0])
+    })
+}
+
+#[test]
+fn proof_of_a_listener_is_none_of_a_client() {
+    let _watchdog = watchdog(60);
+    let (accepted, answer) = listener_told("mp: proof of the client");
+    accepted.unwrap();
+    assert_eq!(answer, 1);
+    let (refused, answer) = listener_told("mp: proof of the listener");
+    assert!(refused.unwrap_err().is_refused());
+    assert_eq!(answer, 2);
+}
+
 #[test]
 fn server_that_says_nothing_is_given_up_in_time() {
     let _watchdog = watchdog(60);
@@ -606,6 +639,21 @@ fn timeout_in_the_middle_of_a_message_loses_none_of_it() {
         };
         assert!(got == long);
     });
+}
+
+#[test]
+fn send_that_fails_in_the_middle_ends_the_connection_for_both() {
+    let _watchdog = watchdog(60);
+    let (here, there) = both::<Vec<u8>>();
+    let socket = UnixStream::from(here.as_fd().try_clone_to_owned().unwrap());
+    socket.set_write_timeout(Some(A_MOMENT)).unwrap();
+    // More than a socket holds, and nobody receives.
+    here.send(&vec![7; 8 << 20]).unwrap_err();
+    socket.set_write_timeout(None).unwrap();
+    // What follows would be taken for the rest.
+    assert!(here.send(&vec![]).unwrap_err().is_closed());
+    assert!(here.recv().unwrap_err().is_closed());
+    assert!(there.recv().unwrap_err().is_closed());
 }
 
 #[test]

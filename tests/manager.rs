@@ -8,7 +8,9 @@ use std::thread;
 
 use mp::{Address, Key, List, Lock, Manager, Map, Namespace, Process, Queue, RemoteManager, Set};
 use serde::{Deserialize, Serialize};
-use support::{alone, alone_command, eventually, is_alone, run_alone, send_signal, watchdog};
+use support::{
+    alone, alone_command, alone_with, eventually, is_alone, run_alone, send_signal, watchdog,
+};
 
 #[derive(Debug)]
 struct Counter {
@@ -75,6 +77,17 @@ impl Counter {
 
     pub fn echo(&self, bytes: Vec<u8>) -> Vec<u8> {
         bytes
+    }
+
+    /// Puts until no shared memory is left.
+    pub fn use_up_memory(&self, into: Queue<Vec<u8>>) {
+        for len in [1 << 20, 64 << 10, 4 << 10, 1] {
+            while into.put(vec![0; len]).is_ok() {}
+        }
+    }
+
+    pub fn zeros(&self, len: usize) -> Vec<u8> {
+        vec![0; len]
     }
 
     pub fn unspeakable(&self) -> Unspeakable {
@@ -470,6 +483,88 @@ fn initializer_runs_in_the_manager_first() {
         .build()
         .unwrap_err();
     assert!(error.is_unknown_task(), "{error}");
+}
+
+/// Objects of the program, its queues among them.
+fn objects() -> u32 {
+    mp::__private::audit().unwrap().objects
+}
+
+#[test]
+fn process_that_needs_the_manager_no_longer_leaves_nothing_with_it() {
+    alone(
+        "process_that_needs_the_manager_no_longer_leaves_nothing_with_it",
+        || {
+            let _watchdog = watchdog(60);
+            let queue = Queue::new().unwrap();
+            let manager = Manager::new().unwrap();
+            queue.put(SharedCounter::new(&manager, 0).unwrap()).unwrap();
+            drop(manager);
+            // Nobody here has a handle, and what is on its way keeps the manager alive. There are the
+            // queue, the manager's requests and the counter's token.
+            support::settles_at(&3, objects);
+            for _ in 0..20 {
+                let counter = queue.get().unwrap();
+                counter.incr(1).unwrap();
+                queue.put(counter).unwrap();
+            }
+            support::settles_at(&3, objects);
+            assert_eq!(queue.get().unwrap().get().unwrap(), 20);
+        },
+    );
+}
+
+/// Has the program's shared memory made small.
+fn small_memory(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let limit = || {
+        let limit = libc::rlimit {
+            rlim_cur: 80 << 20,
+            rlim_max: 80 << 20,
+        };
+        // SAFETY: points to a valid structure.
+        match unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: setrlimit is safe between fork and exec.
+    unsafe { command.pre_exec(limit) };
+}
+
+/// What a new session leaves, whose first answer found no memory.
+#[mp::task]
+fn ask_without_memory(counter: SharedCounter, used_up: Queue<Vec<u8>>) -> bool {
+    let before = objects();
+    let error = counter.use_up_memory(used_up.clone()).unwrap_err();
+    while used_up.try_get().is_ok() {}
+    // The manager forgets it although this process lives.
+    support::settles_at(&before, objects);
+    assert_eq!(counter.get().unwrap(), 7);
+    error.is_out_of_memory()
+}
+
+#[test]
+fn answer_that_finds_no_memory_is_told_and_leaves_nothing() {
+    alone_with(
+        "answer_that_finds_no_memory_is_told_and_leaves_nothing",
+        small_memory,
+        || {
+            let _watchdog = watchdog(60);
+            let manager = Manager::new().unwrap();
+            let counter = SharedCounter::new(&manager, 7).unwrap();
+            let used_up = Queue::new().unwrap();
+            let arguments = (counter.clone(), used_up.clone());
+            let child = Process::new(ask_without_memory, arguments).start();
+            assert!(child.unwrap().join().unwrap());
+
+            // Here is room to say so, but not for the result.
+            let error = counter.zeros(64 << 20).unwrap_err();
+            assert!(error.task().is_some_and(|task| task.is_out_of_memory()));
+            assert!(error.is_out_of_memory(), "{error}");
+            assert_eq!(counter.zeros(1 << 20).unwrap().len(), 1 << 20);
+        },
+    );
 }
 
 #[test]

@@ -327,6 +327,33 @@ fn reset_of_a_barrier_in_use_is_told_to_those_who_wait() {
 }
 
 #[test]
+fn timeout_that_runs_out_at_the_pass_is_told_alike_to_all() {
+    let _watchdog = watchdog(120);
+    let barrier = Barrier::new(2).unwrap();
+    for round in 0..1_000_u32 {
+        thread::scope(|scope| {
+            // Its time is over when it has come, and the other one comes at once or a little later.
+            let hasty = scope.spawn(|| barrier.wait_timeout(Duration::ZERO));
+            while barrier.waiting() == 0 && !barrier.is_broken() {
+                std::hint::spin_loop();
+            }
+            for _ in 0..round % 50 {
+                std::hint::spin_loop();
+            }
+            let here = barrier.wait();
+            let there = hasty.join().unwrap();
+            assert_eq!(
+                here.map(|passed| passed.index()),
+                there.map(|passed| 1 - passed.index())
+            );
+        });
+        // And nobody breaks the next pass for the sake of the last one.
+        assert_eq!(barrier.is_broken(), barrier.waiting() > 0);
+        barrier.reset();
+    }
+}
+
+#[test]
 fn a_panic_in_the_action_breaks_the_barrier() {
     let _watchdog = watchdog(60);
     let barrier = Barrier::new(2).unwrap();

@@ -936,4 +936,32 @@ mod tests {
         let _ = world.tables[0].hold(id);
         assert_eq!(entry.transit.load(Ordering::Relaxed), 7);
     }
+
+    /// Who buried the end before rang, and died between taking the waiting bit down and the doorbells
+    /// of those who watch: whoever does it again finds nobody waiting, and tells them all the same.
+    #[test]
+    fn end_of_a_pipe_is_told_to_those_whose_waiting_bit_is_down() {
+        let world = world();
+        let [table, _] = &world.tables;
+        let arena = &world.arenas[0];
+        let way = table.create(Kind::Queue).unwrap();
+        let end = table.create(Kind::PipeEnd).unwrap();
+        table.entry(end.index()).payload[0].store(way.bits(), Ordering::Relaxed);
+        let payload = table.region.offset_of(&table.entry(way.index()).payload);
+        let rung = Kind::Queue.layout().bells.iter().map(|offset| {
+            let bell: &Bell = table.region.at(payload.unwrap() + offset);
+            let _ = bell.listen();
+            // Nobody sleeps there, so the bit goes down.
+            bell.ring_all(world.peers[1]);
+            let word: &AtomicU32 = table.region.at(payload.unwrap() + offset);
+            (word, word.load(Ordering::Relaxed))
+        });
+        let rung: Vec<_> = rung.collect();
+        table.let_go(arena, end, 0);
+        for (word, before) in rung {
+            assert_ne!(word.load(Ordering::Relaxed), before);
+        }
+        table.let_go(arena, way, 0);
+        world.is_empty();
+    }
 }

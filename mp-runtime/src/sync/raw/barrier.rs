@@ -314,6 +314,8 @@ impl Arrival {
 
 #[cfg(all(test, loom))]
 mod tests {
+    use std::time::Duration;
+
     use loom::sync::Arc;
     use loom::thread;
 
@@ -334,12 +336,16 @@ mod tests {
         }
 
         fn meet(&self, slot: u32) -> Result<u32, Stopped> {
+            self.meet_until(slot, Deadline::NEVER)
+        }
+
+        fn meet_until(&self, slot: u32, deadline: Deadline) -> Result<u32, Stopped> {
             let me = self.world.process(slot);
-            let arrival = self.barrier.arrive(&me, true, Deadline::NEVER)?;
+            let arrival = self.barrier.arrive(&me, true, deadline)?;
             if arrival.is_last() {
                 self.barrier.pass(&me, arrival)?;
             } else {
-                self.barrier.wait(&me, arrival, Deadline::NEVER)?;
+                self.barrier.wait(&me, arrival, deadline)?;
             }
             Ok(arrival.index())
         }
@@ -375,6 +381,30 @@ mod tests {
             let mine = [(); 3].map(|()| shared.meet(0).unwrap());
             let theirs = other.join().unwrap();
             assert_eq!([0, 1, 2].map(|pass| mine[pass] + theirs[pass]), [1; 3]);
+        });
+    }
+
+    /// Either both are told of the pass or both of the timeout.
+    #[test]
+    fn time_of_a_party_runs_out_while_the_last_one_passes() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let shared = Shared::new(2);
+            let other = thread::spawn({
+                let shared = shared.clone();
+                move || shared.meet_until(1, Deadline::after(Duration::ZERO))
+            });
+            let mine = shared.meet(0);
+            let theirs = other.join().unwrap();
+            match mine {
+                Ok(index) => assert_eq!(theirs, Ok(1 - index)),
+                Err(stopped) => {
+                    assert_eq!(stopped, Stopped::Broken(Cause::TimedOut));
+                    assert_eq!(theirs, Err(stopped));
+                }
+            }
+            assert_eq!(shared.barrier.cause().is_some(), mine.is_err());
         });
     }
 
