@@ -28,7 +28,7 @@ use crate::connection::Connection;
 use crate::errand::{End, Errand};
 use crate::error;
 use crate::link::{Change, Link, PROGRESS};
-use crate::message::{self, Cancelled, Presence};
+use crate::message::{self, Announcement, Cancelled, Presence};
 use crate::names::Names;
 use crate::pulls::Pulls;
 
@@ -70,6 +70,8 @@ struct Agent {
     blobs: Blobs,
     /// The messages that it is at.
     held: HashMap<(String, u64), Held>,
+    /// The pools of what was broadcast and is under way, and the way to stop it.
+    broadcasting: HashMap<String, watch::Sender<bool>>,
     over: mpsc::UnboundedReceiver<Over>,
     finishing: mpsc::UnboundedSender<Over>,
     /// Pools whose submitters were asked whether they are there, and the answers.
@@ -137,6 +139,7 @@ impl Agent {
             roll_of_build,
             broadcasts,
             held: HashMap::new(),
+            broadcasting: HashMap::new(),
             over,
             finishing,
             heard,
@@ -171,10 +174,7 @@ impl Agent {
                 Some(message) = self.cancelled.next() => self.cancel(&message),
                 Some(message) = self.roll.next() => self.answer(&message).await,
                 Some(message) = self.roll_of_build.next() => self.answer(&message).await,
-                Some(order) = self.broadcasts.next() => {
-                    let (client, host) = (self.link.client.clone(), &self.presence.host);
-                    broadcast::answer(client, &self.pool, host, &order);
-                }
+                Some(message) = self.broadcasts.next() => self.begin_broadcast(message),
                 Some(change) = self.changes.recv() => self.note_change(change).await,
                 _ = terminate.recv() => self.is_draining = true,
                 _ = interrupt.recv() => self.is_draining = true,
@@ -274,9 +274,30 @@ impl Agent {
         Ok(())
     }
 
+    /// Has each worker run what was broadcast.
+    fn begin_broadcast(&mut self, message: Message) {
+        let Some(reply) = message.reply else { return };
+        let payload = message.payload;
+        let Some((announcement, _)) = message::unpack::<Announcement>(&payload) else {
+            // Nothing of ours: nobody waits for it.
+            return;
+        };
+        let of = self.broadcasting.entry(announcement.pool);
+        let stopped = of.or_insert_with(|| watch::channel(false).0).subscribe();
+        let (client, host) = (self.link.client.clone(), self.presence.host.clone());
+        let pool = self.pool.clone();
+        tokio::spawn(async move {
+            if let Some(order) = message::unpack(&payload) {
+                broadcast::answer(client, &pool, &host, order, reply, stopped).await;
+            }
+        });
+    }
+
     /// Asks for whom it works whether they are there: what takes long need not be done for nobody.
     fn ask_submitters(&mut self) {
-        let pools: HashSet<_> = self.held.keys().map(|(pool, _)| pool).collect();
+        self.broadcasting.retain(|_, stop| !stop.is_closed());
+        let held = self.held.keys().map(|(pool, _)| pool);
+        let pools: HashSet<_> = held.chain(self.broadcasting.keys()).collect();
         self.silent.retain(|pool, _| pools.contains(pool));
         for pool in pools {
             let client = self.link.client.clone();
@@ -313,6 +334,7 @@ impl Agent {
         for (_, held) in self.held.iter().filter(|((of, _), _)| of == pool) {
             held.stop.send_replace(true);
         }
+        self.stop_broadcasts(pool);
         let subject = self.link.names.tasks_of_pool(pool);
         if let Ok(stream) = self
             .link
@@ -325,7 +347,13 @@ impl Agent {
         }
     }
 
-    fn cancel(&self, message: &Message) {
+    fn stop_broadcasts(&mut self, pool: &str) {
+        if let Some(stop) = self.broadcasting.remove(pool) {
+            stop.send_replace(true);
+        }
+    }
+
+    fn cancel(&mut self, message: &Message) {
         let Ok(cancelled) = serde_json::from_slice::<Cancelled>(&message.payload) else {
             return;
         };
@@ -333,6 +361,9 @@ impl Agent {
             if *pool == cancelled.pool && cancelled.id.is_none_or(|cancelled| cancelled == *id) {
                 held.stop.send_replace(true);
             }
+        }
+        if cancelled.id.is_none() {
+            self.stop_broadcasts(&cancelled.pool);
         }
     }
 

@@ -169,6 +169,7 @@ impl Blobs {
                 description: Some("large arguments and results of mp".to_owned()),
                 max_age: MAX_AGE,
                 storage: StorageType::File,
+                num_replicas: self.link.replicas,
                 ..Config::default()
             };
             let made = context.create_object_store(config).await;

@@ -1,18 +1,22 @@
 //! A task that every worker runs once.
 //!
 //! It goes to each agent by itself, not through the stream. Until an agent has the outcomes it says
-//! again and again that it is at it, so that one that is gone is not waited for.
+//! again and again that it is at it, so that one that is gone is not waited for. An agent in turn
+//! stops once the submitter is gone.
 
+use std::pin::pin;
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
-use async_nats::{Client, Message, StatusCode};
+use async_nats::{Client, StatusCode, Subject};
 use futures_util::StreamExt;
 use mp::__private::{broadcast_encoded, pack_lost, pack_outcomes, pack_refusals};
 use mp::Pool;
+use tokio::sync::watch;
 
+use crate::errand::Awaited;
 use crate::link::PROGRESS;
-use crate::message::{self, Order, Presence};
+use crate::message::{self, Announcement, Presence};
 
 /// How long an agent may say nothing.
 const SILENCE: Duration = Duration::from_secs(6);
@@ -31,17 +35,17 @@ impl Broadcast {
     /// Has an agent run it, and returns the outcomes of its workers.
     pub(crate) fn to(
         &self,
+        pool: &str,
         agent: Presence,
         client: Client,
         subject: String,
     ) -> impl Future<Output = Vec<u8>> + Send + use<> {
-        let order = Order {
+        let announcement = Announcement {
+            pool: pool.to_owned(),
             task: self.task.clone(),
-            count: 1,
             limit: self.limit.map(|limit| limit.as_nanos() as u64),
-            blob: None,
         };
-        let order = message::pack(&order, &self.argument);
+        let order = message::pack(&announcement, &self.argument);
         async move {
             let workers = agent.workers as u32;
             let most = client.max_payload();
@@ -76,48 +80,51 @@ impl Broadcast {
     }
 }
 
-/// Runs what another process has broadcast in each worker of `pool`, and answers.
-pub(crate) fn answer(client: Client, pool: &std::sync::Arc<Pool>, host: &str, order: &Message) {
-    let Some(reply) = order.reply.clone() else {
-        return;
-    };
-    let pool = pool.clone();
-    let host = host.to_owned();
-    let order = order.payload.clone();
-    let running = tokio::task::spawn_blocking(move || {
+/// Runs what another process has broadcast in each worker of `pool`, and answers, unless it is
+/// stopped.
+pub(crate) async fn answer(
+    client: Client,
+    pool: &Pool,
+    host: &str,
+    (announcement, record): (Announcement, &[u8]),
+    reply: Subject,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let limit = announcement.limit.map(Duration::from_nanos);
+    let outcomes = async {
         let workers = pool.workers() as u32;
-        let Some((order, record)) = message::unpack::<Order>(&order) else {
-            return pack_refusals(workers, "what was sent of it makes no sense");
-        };
-        let limit = order.limit.map(Duration::from_nanos);
-        match broadcast_encoded(&pool, &order.task, record, limit) {
-            Ok(outcomes) => pack_outcomes(outcomes, &host),
-            Err(error) => pack_refusals(workers, &error.to_string()),
-        }
-    });
-    tokio::spawn(async move {
-        let mut running = running;
-        let mut progress = tokio::time::interval(PROGRESS);
-        let outcomes = loop {
-            tokio::select! {
-                outcomes = &mut running => break outcomes,
-                _ = progress.tick() => {
-                    let _ = client.publish(reply.clone(), "".into()).await;
+        match broadcast_encoded(pool, &announcement.task, record, limit) {
+            Ok(job) => {
+                let mut job = Awaited(job);
+                match (&mut job.0).await {
+                    Ok(outcomes) => pack_outcomes(outcomes, host),
+                    Err(error) => pack_lost(workers, &error.to_string()),
                 }
             }
-        };
-        let outcomes = outcomes.unwrap_or_default();
-        let most = client.max_payload();
-        let outcomes = match outcomes.len() > most {
-            true => pack_lost(
-                1,
-                &format!(
-                    "its outcomes take {} bytes, and the server takes {most}",
-                    outcomes.len()
-                ),
+            Err(error) => pack_refusals(workers, &error.to_string()),
+        }
+    };
+    let mut outcomes = pin!(outcomes);
+    let mut progress = tokio::time::interval(PROGRESS);
+    let outcomes = loop {
+        tokio::select! {
+            outcomes = &mut outcomes => break outcomes,
+            Ok(()) = stopped.changed() => return,
+            _ = progress.tick() => {
+                let _ = client.publish(reply.clone(), "".into()).await;
+            }
+        }
+    };
+    let most = client.max_payload();
+    let outcomes = match outcomes.len() > most {
+        true => pack_lost(
+            1,
+            &format!(
+                "its outcomes take {} bytes, and the server takes {most}",
+                outcomes.len()
             ),
-            false => outcomes,
-        };
-        let _ = client.publish(reply, outcomes.into()).await;
-    });
+        ),
+        false => outcomes,
+    };
+    let _ = client.publish(reply, outcomes.into()).await;
 }

@@ -10,6 +10,9 @@ use crate::error;
 
 /// How long connecting may take, unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the server is asked whether it is there: after two questions without an answer the
+/// connection is taken for broken, and another is made.
+const PING: Duration = Duration::from_secs(5);
 /// How long a pool waits for the server, or for any worker, to come back.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -51,6 +54,7 @@ pub struct Connection {
     pub(crate) timeout: Duration,
     pub(crate) patience: Duration,
     pub(crate) awaited: Option<(usize, Duration)>,
+    pub(crate) replicas: usize,
 }
 
 impl Connection {
@@ -69,6 +73,7 @@ impl Connection {
             timeout: TIMEOUT,
             patience: PATIENCE,
             awaited: None,
+            replicas: 1,
         }
     }
 
@@ -84,6 +89,7 @@ impl Connection {
     /// | `MP_CLUSTER_CERT`, `MP_CLUSTER_KEY` | [`client_certificate`](Self::client_certificate) |
     /// | `MP_CLUSTER_PLAIN=1` | [`plain`](Self::plain) |
     /// | `MP_CLUSTER_NAMESPACE` | [`namespace`](Self::namespace) |
+    /// | `MP_CLUSTER_REPLICAS=n` | [`replicas`](Self::replicas) |
     /// | `MP_CLUSTER_WAIT=n` | [`wait_for_workers`](Self::wait_for_workers), a minute at most |
     ///
     /// # Errors
@@ -129,6 +135,13 @@ impl Connection {
         }
         if let Some(namespace) = variable("MP_CLUSTER_NAMESPACE")? {
             connection.namespace(namespace);
+        }
+        if let Some(replicas) = variable("MP_CLUSTER_REPLICAS")? {
+            let replicas = replicas.parse().map_err(|_| {
+                let text = format!("MP_CLUSTER_REPLICAS is a number of servers, not {replicas:?}");
+                error::cluster(text)
+            })?;
+            connection.replicas(replicas);
         }
         if let Some(workers) = variable("MP_CLUSTER_WAIT")? {
             let workers = workers.parse().map_err(|_| {
@@ -214,6 +227,14 @@ impl Connection {
         self
     }
 
+    /// Has so many servers of a cluster, 1, 3 or 5, keep what waits, where this connection is the
+    /// first to make it: calls go on without a pause of more than seconds as long as most of them are
+    /// there. The default is 1. What is there already stays as it is.
+    pub fn replicas(&mut self, replicas: usize) -> &mut Self {
+        self.replicas = replicas;
+        self
+    }
+
     /// The addresses, without names and passwords, for messages.
     pub(crate) fn place(&self) -> String {
         let places: Vec<_> = self.addresses().map(|address| address.shown()).collect();
@@ -232,6 +253,7 @@ impl Connection {
             .connection_timeout(self.timeout)
             .request_timeout(Some(self.timeout))
             .subscription_capacity(64 * 1024)
+            .ping_interval(PING)
             .reconnect_delay_callback(|attempts| {
                 Duration::from_millis(50 << attempts.min(5)).min(Duration::from_secs(1))
             });
@@ -244,7 +266,12 @@ impl Connection {
         }
         if let Some(path) = &self.nkey {
             let seed = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
-            options = options.nkey(seed.trim().to_owned());
+            let seed = seed.trim();
+            nkeys::KeyPair::from_seed(seed).map_err(|error| {
+                let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+                unreadable(path, &error)
+            })?;
+            options = options.nkey(seed.to_owned());
         }
         if let Some(path) = &self.credentials {
             options = options

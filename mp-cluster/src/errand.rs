@@ -52,7 +52,7 @@ enum Work {
 }
 
 /// A job that ends with whoever waits for it.
-struct Awaited(Job<Vec<Result<Encoded, TaskError>>>);
+pub(crate) struct Awaited(pub(crate) Job<Vec<Result<Encoded, TaskError>>>);
 
 impl Drop for Awaited {
     fn drop(&mut self) {

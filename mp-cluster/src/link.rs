@@ -39,6 +39,8 @@ pub(crate) struct Link {
     pub(crate) context: Context,
     pub(crate) names: Names,
     said: Arc<Said>,
+    /// Servers that keep what we make.
+    pub(crate) replicas: usize,
     /// For messages.
     place: String,
 }
@@ -100,6 +102,7 @@ impl Link {
             context,
             names,
             said,
+            replicas: connection.replicas,
             place,
         };
         link.check_server()?;
@@ -151,6 +154,7 @@ impl Link {
             // Full is full: whoever submits waits, and nothing that was taken is dropped.
             discard: DiscardPolicy::New,
             storage: StorageType::Memory,
+            num_replicas: self.replicas,
             duplicate_window: DUPLICATES,
             description: Some("tasks of mp that wait for a worker".to_owned()),
             ..stream::Config::default()

@@ -18,6 +18,17 @@ pub(crate) struct Order {
     pub(crate) blob: Option<Elsewhere>,
 }
 
+/// A task that each worker of an agent is to run once; behind it the record of its arguments.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Announcement {
+    /// Whose it is.
+    pub(crate) pool: String,
+    pub(crate) task: String,
+    /// Nanoseconds that each worker may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<u64>,
+}
+
 /// Bytes in the object store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Elsewhere {

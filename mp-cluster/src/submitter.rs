@@ -474,6 +474,7 @@ impl State {
     fn broadcast(&self, broadcast: Broadcast) {
         let agents = self.roll.agents().map(|agent| {
             broadcast.to(
+                &self.pool,
                 agent.clone(),
                 self.link.client.clone(),
                 self.link.names.broadcast(&agent.agent),

@@ -6,19 +6,11 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
+use data_encoding::BASE64URL_NOPAD;
 use mp::{Connect, Connection, Pool};
 use mp_cluster as mp;
-use support::{Agent, Server, free_port};
-
-#[test]
-fn serve() {
-    support::serve();
-}
-
-#[mp::task]
-fn square(x: u64) -> u64 {
-    x * x
-}
+use nkeys::KeyPair;
+use support::{Agent, Server, free_port, square};
 
 #[mp::task]
 fn forever() {
@@ -119,6 +111,162 @@ fn credentials_that_are_not_right() {
     right.wait_for_workers(1, Duration::from_secs(60));
     let pool = Pool::builder().connect(right).unwrap();
     assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+}
+
+/// A server that asks who we are, an agent that it lets in as `right` says, and what it says to
+/// `wrong`.
+fn is_let_in(
+    configuration: &str,
+    variable: &str,
+    right: &str,
+    with: impl Fn(&mut Connection, &str),
+    wrong: &str,
+) {
+    let Some(server) = Server::configured(configuration) else {
+        return;
+    };
+    for stranger in [None, Some(wrong)] {
+        let mut connection = server.connection();
+        if let Some(wrong) = stranger {
+            with(&mut connection, wrong);
+        }
+        let error = refusal(connection);
+        assert!(error.is_cluster());
+        assert!(error.to_string().contains("refused us"), "{error}");
+    }
+    let agent = Agent::with(&server.url(), 1, |command| {
+        command.env(variable, wrong);
+    });
+    assert_eq!(agent.join(), Some(1), "a worker with {variable}={wrong}");
+    let _agent = Agent::with(&server.url(), 1, |command| {
+        command.env(variable, right);
+    });
+    let mut connection = server.connection();
+    with(&mut connection, right);
+    let pool = Pool::builder().connect(connection).unwrap();
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+}
+
+#[test]
+fn token() {
+    let configuration = r#"
+        jetstream { store_dir: $STORE }
+        authorization { token: "s3cret" }
+    "#;
+    let with = |connection: &mut Connection, token: &str| {
+        connection.token(token);
+    };
+    is_let_in(configuration, "MP_CLUSTER_TOKEN", "s3cret", with, "wrong");
+}
+
+#[test]
+fn nkey() {
+    let directory = tempfile::tempdir().unwrap();
+    let [right, wrong] = ["right", "wrong"].map(|name| {
+        let key = KeyPair::new_user();
+        let path = directory.path().join(name);
+        std::fs::write(&path, key.seed().unwrap() + "\n").unwrap();
+        (key.public_key(), path.to_str().unwrap().to_owned())
+    });
+    let configuration = format!(
+        "jetstream {{ store_dir: $STORE }}
+         authorization {{ users: [ {{ nkey: {} }} ] }}",
+        right.0
+    );
+    let with = |connection: &mut Connection, path: &str| {
+        connection.nkey_file(path);
+    };
+    is_let_in(&configuration, "MP_CLUSTER_NKEY", &right.1, with, &wrong.1);
+}
+
+/// A token that says `claims` of `subject`, signed by `issuer`.
+fn jwt(issuer: &KeyPair, subject: &str, claims: serde_json::Value) -> String {
+    let encode = |value: serde_json::Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let head = encode(serde_json::json!({ "typ": "JWT", "alg": "ed25519-nkey" }));
+    let claims = encode(serde_json::json!({
+        "jti": subject,
+        "iat": 0,
+        "iss": issuer.public_key(),
+        "name": "mp",
+        "sub": subject,
+        "nats": claims,
+    }));
+    let signed = format!("{head}.{claims}");
+    let signature = issuer.sign(signed.as_bytes()).unwrap();
+    format!("{signed}.{}", BASE64URL_NOPAD.encode(&signature))
+}
+
+#[test]
+fn credentials_file() {
+    let (operator, system) = (KeyPair::new_operator(), KeyPair::new_account());
+    let (account, stranger) = (KeyPair::new_account(), KeyPair::new_account());
+    let of_account = |account: &KeyPair, storage: i64| {
+        let claims = serde_json::json!({
+            "type": "account",
+            "version": 2,
+            "limits": {
+                "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "conn": -1,
+                "leaf": -1, "wildcards": true,
+                "mem_storage": storage, "disk_storage": storage, "streams": -1, "consumer": -1,
+            },
+        });
+        jwt(&operator, &account.public_key(), claims)
+    };
+    let configuration = format!(
+        "jetstream {{ store_dir: $STORE }}
+         operator: {}
+         system_account: {}
+         resolver: MEMORY
+         resolver_preload: {{ {}: {}, {}: {} }}",
+        jwt(
+            &operator,
+            &operator.public_key(),
+            serde_json::json!({ "type": "operator", "version": 2 })
+        ),
+        system.public_key(),
+        system.public_key(),
+        of_account(&system, 0),
+        account.public_key(),
+        of_account(&account, 1 << 30),
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let [right, wrong] = [("right", &account), ("wrong", &stranger)].map(|(name, account)| {
+        let user = KeyPair::new_user();
+        let claims = serde_json::json!({
+            "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1,
+        });
+        let token = jwt(account, &user.public_key(), claims);
+        let seed = user.seed().unwrap();
+        let text = format!(
+            "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        );
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let with = |connection: &mut Connection, path: &str| {
+        connection.credentials_file(path);
+    };
+    is_let_in(&configuration, "MP_CLUSTER_CREDS", &right, with, &wrong);
+}
+
+#[test]
+fn files_that_show_nothing_of_who_we_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let garbage = directory.path().join("garbage");
+    std::fs::write(&garbage, "neither a seed nor a token").unwrap();
+    for path in [garbage, directory.path().join("missing")] {
+        let name = path.to_str().unwrap();
+        let url = format!("nats://127.0.0.1:{}", free_port());
+        for error in [
+            refusal(Connection::new(&url).nkey_file(name)),
+            refusal(Connection::new(&url).credentials_file(name)),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains(&format!("{name} cannot be used")), "{text}");
+        }
+    }
 }
 
 #[test]

@@ -2,75 +2,13 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
+use mp::Connect;
 use mp_cluster as mp;
-use support::{Server, eventually};
-
-#[test]
-fn serve() {
-    support::serve();
-}
-
-#[mp::task]
-fn square(x: u64) -> u64 {
-    x * x
-}
-
-/// Says which process runs it, then takes its time.
-#[mp::task]
-fn mark_and_wait(marks: String, x: u64, millis: u64) -> u64 {
-    let mark = format!("{x}.{}", std::process::id());
-    std::fs::write(std::path::Path::new(&marks).join(mark), "").unwrap();
-    std::thread::sleep(Duration::from_millis(millis));
-    x
-}
-
-/// Waits for a file, and says that it has begun.
-#[mp::task]
-fn wait_for(marks: String, x: u64) -> u64 {
-    let marks = std::path::Path::new(&marks);
-    std::fs::write(marks.join(format!("{x}.{}", std::process::id())), "").unwrap();
-    while !marks.join("go").exists() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    x
-}
-
-/// The files that tasks have left.
-struct Marks(tempfile::TempDir);
-
-impl Marks {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self) -> String {
-        self.0.path().to_str().unwrap().to_owned()
-    }
-
-    fn go(&self) {
-        std::fs::write(self.0.path().join("go"), "").unwrap();
-    }
-
-    /// The processes that have begun with `x`.
-    fn begun(&self, x: u64) -> Vec<i32> {
-        let prefix = format!("{x}.");
-        std::fs::read_dir(self.0.path())
-            .unwrap()
-            .filter_map(|entry| {
-                let name = entry.unwrap().file_name().into_string().unwrap();
-                name.strip_prefix(&prefix)?.parse().ok()
-            })
-            .collect()
-    }
-
-    fn await_begun(&self, x: u64) -> i32 {
-        eventually("the task begins", || !self.begun(x).is_empty());
-        self.begun(x)[0]
-    }
-}
+use support::{Marks, Replicas, Server, all_marked, eventually, mark_and_wait, square, wait_for};
 
 fn kill(pid: i32) {
     // SAFETY: a system call; the process is a worker of this test's.
@@ -138,7 +76,7 @@ fn every_item_has_one_outcome_though_agents_come_and_go() {
     let count = 400;
     let items = (0..count).map(|x| (marks.path(), x, 5));
     let results = std::thread::scope(|scope| {
-        let calling = scope.spawn(|| pool.try_map_of(items));
+        let calling = scope.spawn(|| all_marked(&pool, items));
         marks.await_begun(count / 4);
         killed.kill();
         let joined = server.agent(1);
@@ -147,18 +85,6 @@ fn every_item_has_one_outcome_though_agents_come_and_go() {
         results
     });
     assert!(results.into_iter().eq(0..count));
-}
-
-/// All results of [`mark_and_wait`], in order.
-trait TryMapOf {
-    fn try_map_of(&self, items: impl Iterator<Item = (String, u64, u64)>) -> Vec<u64>;
-}
-
-impl TryMapOf for mp::Pool {
-    fn try_map_of(&self, items: impl Iterator<Item = (String, u64, u64)>) -> Vec<u64> {
-        let outcomes = self.istarmap(mark_and_wait, items).unwrap();
-        outcomes.map(Result::unwrap).collect()
-    }
 }
 
 #[test]
@@ -191,13 +117,8 @@ fn submitter() {
     let marks = std::env::var("MARKS").unwrap();
     let mut connection = mp::Connection::new(url);
     connection.wait_for_workers(1, Duration::from_secs(60));
-    let pool = mp::Connect::connect(&mp::Pool::builder(), connection).unwrap();
-    let _ = pool.map(mark_and_wait_long, std::iter::repeat_n(marks, 100));
-}
-
-#[mp::task]
-fn mark_and_wait_long(marks: String) {
-    mark_and_wait(marks, 0, 600_000);
+    let pool = mp::Pool::builder().connect(connection).unwrap();
+    let _ = pool.map(mark_for_ever, std::iter::repeat_n(marks, 100));
 }
 
 #[test]
@@ -218,7 +139,7 @@ fn work_of_a_killed_submitter_is_dropped() {
     marks.await_begun(0);
     submitter.kill().unwrap();
     assert_eq!(submitter.wait().unwrap().signal(), Some(libc::SIGKILL));
-    // Before: the one worker is at an item for ten minutes, and a hundred are to come.
+    // Otherwise: the one worker is at an item for ten minutes, and a hundred are to come.
     assert_eq!(server.pool(1).apply(square, (4,)).unwrap(), 16);
 }
 
@@ -234,7 +155,7 @@ fn server_that_comes_back_goes_on_where_it_was() {
     let count = 300;
     let items = (0..count).map(|x| (marks.path(), x, 5));
     let results = std::thread::scope(|scope| {
-        let calling = scope.spawn(|| pool.try_map_of(items));
+        let calling = scope.spawn(|| all_marked(&pool, items));
         marks.await_begun(count / 4);
         server.kill();
         server.restart();
@@ -242,4 +163,100 @@ fn server_that_comes_back_goes_on_where_it_was() {
     });
     assert!(results.into_iter().eq(0..count));
     assert_eq!(pool.map(square, 0..100).unwrap()[99], 99 * 99);
+}
+
+/// Which worker it is, and which agent's.
+#[mp::task]
+fn square_and_agent(x: u64) -> (u64, u32) {
+    (x * x, std::os::unix::process::parent_id())
+}
+
+#[test]
+fn ten_thousand_tasks_outlive_a_restart_of_the_server() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let _agents = [server.agent(1), server.agent(1)];
+    let mut connection = server.connection();
+    connection.wait_for_workers(2, Duration::from_secs(60));
+    let pool = mp::Pool::builder().chunk_size(1).connect(connection);
+    let pool = pool.unwrap();
+    let count = 10_000;
+    let mut agents = HashSet::new();
+    for (x, outcome) in (0..).zip(pool.imap(square_and_agent, 0..count).unwrap()) {
+        let (square, agent) = outcome.unwrap();
+        assert_eq!(square, x * x);
+        agents.insert(agent);
+        if x == count / 2 {
+            server.kill();
+            server.restart();
+        }
+    }
+    assert_eq!(pool.stats().done, count);
+    assert_eq!(agents.len(), 2, "both had a part of them");
+}
+
+#[test]
+fn leader_of_three_replicas_that_is_killed_takes_nothing_with_it() {
+    let Some(mut replicas) = Replicas::start() else {
+        return;
+    };
+    let url = replicas.url();
+    let _agents = [1, 1].map(|workers| support::Agent::start(&url, workers));
+    let mut connection = mp::Connection::new(&url);
+    connection.wait_for_workers(2, Duration::from_secs(60));
+    let pool = mp::Pool::builder().connect(connection).unwrap();
+    let marks = Marks::new();
+    let count = 400;
+    let items = (0..count).map(|x| (marks.path(), x, 5));
+    let results = std::thread::scope(|scope| {
+        let calling = scope.spawn(|| all_marked(&pool, items));
+        marks.await_begun(count / 4);
+        let killed = replicas.kill_leader();
+        marks.await_begun(count / 2);
+        replicas.restart(killed);
+        calling.join().unwrap()
+    });
+    assert!(results.into_iter().eq(0..count));
+    assert_eq!(pool.stats().done, count);
+}
+
+#[mp::task]
+fn mark_for_ever(marks: String) {
+    mark_and_wait(marks, 0, 600_000);
+}
+
+/// A program that broadcasts what never ends; see `broadcast_of_a_killed_submitter_is_stopped`.
+#[test]
+fn broadcaster() {
+    let Ok(url) = std::env::var("BROADCAST_TO") else {
+        return;
+    };
+    let marks = std::env::var("MARKS").unwrap();
+    let mut connection = mp::Connection::new(url);
+    connection.wait_for_workers(2, Duration::from_secs(60));
+    let pool = mp::Pool::builder().connect(connection).unwrap();
+    let _ = pool.broadcast(mark_for_ever, (marks,));
+}
+
+#[test]
+fn broadcast_of_a_killed_submitter_is_stopped() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(2);
+    let marks = Marks::new();
+    let binary = std::env::current_exe().unwrap();
+    let mut submitter = mp::command(binary)
+        .args(["--exact", "broadcaster", "--nocapture"])
+        .env("BROADCAST_TO", server.url())
+        .env("MARKS", marks.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("both workers are at it", || marks.begun(0).len() == 2);
+    submitter.kill().unwrap();
+    submitter.wait().unwrap();
+    // Otherwise all workers are at it for ten minutes.
+    assert_eq!(server.pool(2).apply(square, (4,)).unwrap(), 16);
 }

@@ -7,17 +7,7 @@ use std::time::Duration;
 
 use mp::{AnyError, Queue, TaskError};
 use mp_cluster as mp;
-use support::Server;
-
-#[test]
-fn serve() {
-    support::serve();
-}
-
-#[mp::task]
-fn square(x: u64) -> u64 {
-    x * x
-}
+use support::{Server, length, square};
 
 #[mp::task]
 fn power(base: u64, exponent: u32) -> u64 {
@@ -68,11 +58,6 @@ fn take(queue: Queue<u64>) -> u64 {
 #[mp::task]
 fn bytes(len: usize) -> Vec<u8> {
     vec![7; len]
-}
-
-#[mp::task]
-fn length(bytes: Vec<u8>) -> usize {
-    bytes.len()
 }
 
 /// Fails in each process once.

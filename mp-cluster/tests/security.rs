@@ -8,22 +8,7 @@ use std::time::Duration;
 use mp::{Connect, Connection, Pool};
 use mp_cluster as mp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use support::{Agent, Server};
-
-#[test]
-fn serve() {
-    support::serve();
-}
-
-#[mp::task]
-fn square(x: u64) -> u64 {
-    x * x
-}
-
-#[mp::task]
-fn length(bytes: Vec<u8>) -> usize {
-    bytes.len()
-}
+use support::{Agent, Server, length, square};
 
 /// Writes an authority's certificate, and one of the server's by it.
 fn certify(directory: &Path) {

@@ -1,6 +1,9 @@
-//! A server of one's own, and agents that are other processes of this very binary.
+//! A server of one's own, agents that are other processes of this very binary, and the tasks that they
+//! run.
 
 #![allow(dead_code, reason = "each test binary uses some of it")]
+
+pub(crate) mod network;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -8,12 +11,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use mp_cluster as mp;
 use mp_cluster::{Connect, Connection, Pool};
 use tempfile::TempDir;
+
+use self::network::Network;
 
 /// A server that ends with the test, and whatever it kept with it.
 pub(crate) struct Server {
     process: Child,
+    address: String,
     port: u16,
     /// Where it tells how it is, over HTTP.
     monitor: u16,
@@ -34,13 +41,29 @@ impl Server {
 
     /// As `configured`, once its directory has what the configuration needs.
     pub(crate) fn prepared(configuration: &str, prepare: impl FnOnce(&Path)) -> Option<Self> {
+        Self::at("127.0.0.1", configuration, prepare)
+    }
+
+    /// As `prepared`, where machines of a [`Network`](network::Network) reach it.
+    pub(crate) fn at(
+        address: &str,
+        configuration: &str,
+        prepare: impl FnOnce(&Path),
+    ) -> Option<Self> {
         let program = program()?;
         let directory = tempfile::tempdir().expect("a directory of its own");
         prepare(directory.path());
         let (port, monitor) = (free_port(), free_port());
-        let process = run(program, [port, monitor], directory.path(), configuration);
+        let process = run(
+            program,
+            address,
+            [port, monitor],
+            directory.path(),
+            configuration,
+        );
         let server = Self {
             process,
+            address: address.to_owned(),
             port,
             monitor,
             directory,
@@ -51,7 +74,15 @@ impl Server {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        let address = match self.address.as_str() {
+            "0.0.0.0" => "127.0.0.1",
+            address => address,
+        };
+        format!("nats://{address}:{}", self.port)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn connection(&self) -> Connection {
@@ -85,6 +116,7 @@ impl Server {
         let program = program().expect("it was there before");
         self.process = run(
             program,
+            &self.address,
             [self.port, self.monitor],
             self.directory.path(),
             &self.configuration,
@@ -98,15 +130,23 @@ impl Server {
 
     /// Bytes in its object store. What was removed leaves a note of some hundred.
     pub(crate) fn object_bytes(&self) -> u64 {
-        let streams = self.ask("/jsz?streams=true");
-        let streams = streams["account_details"][0]["stream_detail"].as_array();
-        let store = streams.and_then(|streams| {
-            let is_store = |stream: &&serde_json::Value| stream["name"] == "OBJ_mp-default";
-            streams.iter().find(is_store)
-        });
-        store.map_or(0, |store| {
+        self.stream("OBJ_mp-default").map_or(0, |store| {
             store["state"]["bytes"].as_u64().expect("a number")
         })
+    }
+
+    /// Bytes that clients have sent to it, and that it has sent to them.
+    pub(crate) fn traffic(&self) -> (u64, u64) {
+        let told = self.ask("/varz");
+        let bytes = |what: &str| told[what].as_u64().expect("a number");
+        (bytes("in_bytes"), bytes("out_bytes"))
+    }
+
+    /// What it tells of a stream, if it has it.
+    fn stream(&self, name: &str) -> Option<serde_json::Value> {
+        let told = self.ask("/jsz?streams=true");
+        let streams = told["account_details"][0]["stream_detail"].as_array()?;
+        streams.iter().find(|it| it["name"] == name).cloned()
     }
 
     fn ask(&self, path: &str) -> serde_json::Value {
@@ -133,7 +173,70 @@ impl Drop for Server {
     }
 }
 
-fn run(program: &Path, ports: [u16; 2], directory: &Path, configuration: &str) -> Child {
+/// Three servers that are one.
+pub(crate) struct Replicas(Vec<Server>);
+
+impl Replicas {
+    pub(crate) fn start() -> Option<Self> {
+        let routes: [u16; 3] = std::array::from_fn(|_| free_port());
+        let all = routes.map(|port| format!("\"nats://127.0.0.1:{port}\""));
+        let servers: Option<Vec<_>> = routes
+            .iter()
+            .map(|port| {
+                Server::configured(&format!(
+                    "server_name: \"server-{port}\"
+                     jetstream {{ store_dir: $STORE }}
+                     cluster {{
+                         name: mp
+                         listen: \"127.0.0.1:{port}\"
+                         routes: [{}]
+                     }}",
+                    all.join(", ")
+                ))
+            })
+            .collect();
+        let replicas = Self(servers?);
+        let mut connection = Connection::new(replicas.url());
+        connection.replicas(3);
+        eventually("they agree", || {
+            mp_cluster::prepare(&mut connection).is_ok()
+        });
+        Some(replicas)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        let urls: Vec<_> = self.0.iter().map(Server::url).collect();
+        urls.join(",")
+    }
+
+    /// Kills the server that the others follow in what concerns the tasks, and returns its place.
+    pub(crate) fn kill_leader(&mut self) -> usize {
+        let port = |server: &Server| server.ask("/varz")["server_name"].clone();
+        let names: Vec<_> = self.0.iter().map(port).collect();
+        let mut leader = None;
+        eventually("one leads", || {
+            let streams = self.0.iter().find_map(|server| server.stream("mp-default"));
+            let told = streams.map(|stream| stream["cluster"]["leader"].clone());
+            leader = told.and_then(|told| names.iter().position(|name| *name == told));
+            leader.is_some()
+        });
+        let leader = leader.expect("one leads");
+        self.0[leader].kill();
+        leader
+    }
+
+    pub(crate) fn restart(&mut self, server: usize) {
+        self.0[server].restart();
+    }
+}
+
+fn run(
+    program: &Path,
+    address: &str,
+    ports: [u16; 2],
+    directory: &Path,
+    configuration: &str,
+) -> Child {
     let [port, monitor] = ports.map(|port| port.to_string());
     let store = directory.join("store");
     let file = directory.join("nats.conf");
@@ -142,7 +245,7 @@ fn run(program: &Path, ports: [u16; 2], directory: &Path, configuration: &str) -
         .replace("$DIR", directory.to_str().expect("UTF-8"));
     std::fs::write(&file, text).expect("the directory is ours");
     mp_cluster::command(program)
-        .args(["-a", "127.0.0.1", "-p", &port, "-m", &monitor, "-c"])
+        .args(["-a", address, "-p", &port, "-m", &monitor, "-c"])
         .arg(&file)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -185,7 +288,7 @@ pub(crate) fn free_port() -> u16 {
 pub(crate) struct Agent(Child);
 
 impl Agent {
-    /// Starts this binary again, as a worker; it comes to the test `serve`.
+    /// Starts this binary again, as a worker; it comes to the test [`serve`].
     pub(crate) fn start(url: &str, workers: usize) -> Self {
         Self::with(url, workers, |_| {})
     }
@@ -203,15 +306,31 @@ impl Agent {
     fn run(binary: &Path, url: &str, workers: usize, more: impl FnOnce(&mut Command)) -> Self {
         Self::of_program(binary, url, |command| {
             command
-                .args(["--exact", "serve", "--nocapture"])
+                .args(["--exact", "support::serve", "--nocapture"])
                 .env("WORKERS", workers.to_string());
             more(command);
         })
     }
 
+    /// Of this binary, on a machine of a network.
+    pub(crate) fn on(network: &Network, machine: usize, url: &str, workers: usize) -> Self {
+        let binary = std::env::current_exe().expect("this very binary");
+        let command = network.command(machine, &binary);
+        Self::of_command(command, url, |command| {
+            command
+                .args(["--exact", "support::serve", "--nocapture"])
+                .env("WORKERS", workers.to_string())
+                // Nobody else is on it.
+                .env("MP_CLUSTER_PLAIN", "1");
+        })
+    }
+
     /// Of a program that makes a pool.
     pub(crate) fn of_program(program: &Path, url: &str, more: impl FnOnce(&mut Command)) -> Self {
-        let mut command = mp_cluster::command(program);
+        Self::of_command(mp_cluster::command(program), url, more)
+    }
+
+    fn of_command(mut command: Command, url: &str, more: impl FnOnce(&mut Command)) -> Self {
         command
             .env("MP_CLUSTER", url)
             .env("MP_ROLE", "worker")
@@ -253,8 +372,9 @@ impl Drop for Agent {
     }
 }
 
-/// What the test `serve` does: nothing, unless this process was started as an agent.
-pub(crate) fn serve() {
+/// Serves, if this process was started as an agent; otherwise there is nothing to test.
+#[test]
+fn serve() {
     let Ok(workers) = std::env::var("WORKERS") else {
         return;
     };
@@ -269,5 +389,78 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}: not within a minute");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[mp::task]
+pub(crate) fn square(x: u64) -> u64 {
+    x * x
+}
+
+#[mp::task]
+pub(crate) fn length(bytes: Vec<u8>) -> usize {
+    bytes.len()
+}
+
+/// Says which process runs it, then takes its time.
+#[mp::task]
+pub(crate) fn mark_and_wait(marks: String, x: u64, millis: u64) -> u64 {
+    mark(&marks, x);
+    std::thread::sleep(Duration::from_millis(millis));
+    x
+}
+
+/// Says which process runs it, and waits for a file.
+#[mp::task]
+pub(crate) fn wait_for(marks: String, x: u64) -> u64 {
+    mark(&marks, x);
+    while !Path::new(&marks).join("go").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    x
+}
+
+fn mark(marks: &str, x: u64) {
+    let mark = format!("{x}.{}", std::process::id());
+    std::fs::write(Path::new(marks).join(mark), "").expect("the directory is there");
+}
+
+/// All results of [`mark_and_wait`], in order.
+pub(crate) fn all_marked(pool: &Pool, items: impl Iterator<Item = (String, u64, u64)>) -> Vec<u64> {
+    let outcomes = pool.istarmap(mark_and_wait, items).expect("it begins");
+    outcomes.map(|outcome| outcome.expect("a result")).collect()
+}
+
+/// The files that tasks have left.
+pub(crate) struct Marks(TempDir);
+
+impl Marks {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory of its own"))
+    }
+
+    pub(crate) fn path(&self) -> String {
+        self.0.path().to_str().expect("UTF-8").to_owned()
+    }
+
+    pub(crate) fn go(&self) {
+        std::fs::write(self.0.path().join("go"), "").expect("the directory is ours");
+    }
+
+    /// The processes that have begun with `x`.
+    pub(crate) fn begun(&self, x: u64) -> Vec<i32> {
+        let prefix = format!("{x}.");
+        std::fs::read_dir(self.0.path())
+            .expect("the directory is ours")
+            .filter_map(|entry| {
+                let name = entry.ok()?.file_name().into_string().ok()?;
+                name.strip_prefix(&prefix)?.parse().ok()
+            })
+            .collect()
+    }
+
+    pub(crate) fn await_begun(&self, x: u64) -> i32 {
+        eventually("the task begins", || !self.begun(x).is_empty());
+        self.begun(x)[0]
     }
 }

@@ -4,11 +4,10 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::call::{Order, Source};
+use super::call::Source;
 use super::handle::Job;
-use super::map::outcomes;
 use super::retries::Retries;
-use super::submit::Outcomes;
+use super::submit::{Outcomes, Reach};
 use super::{Pool, Tuned};
 use crate::error::{Error, ErrorKind, TaskError, TaskFailure};
 use crate::shm::buffer::{Buffer, Full};
@@ -30,11 +29,11 @@ pub fn submit_encoded(
 ) -> Result<Job<Outcomes<Encoded>>, Error> {
     let task = registry::by_name(task)?;
     let source = Records::new(count, records)?;
-    tuned(pool, limit).hand_over(task, source, false, Ok)
+    tuned(pool, limit).hand_over(task, source, Reach::Many, Ok)
 }
 
-/// Calls the task of that name once in each worker, with the arguments in `record`, and returns when
-/// all of them are through.
+/// Calls the task of that name once in each worker, with the arguments in `record`, and returns at
+/// once.
 ///
 /// # Errors
 ///
@@ -44,14 +43,12 @@ pub fn broadcast_encoded(
     task: &str,
     record: &[u8],
     limit: Option<Duration>,
-) -> Result<Outcomes<Encoded>, Error> {
+) -> Result<Job<Outcomes<Encoded>>, Error> {
     let task = registry::by_name(task)?;
     let pool = tuned(pool, limit);
     let workers = pool.inner.staying();
-    let count = workers.len() as u32;
-    let mut source = Records::new(count, record.repeat(workers.len()))?;
-    let call = pool.call_of(task, Order::Input)?;
-    Ok(outcomes(&mut call.to(workers), &mut source))
+    let source = Records::new(workers.len() as u32, record.repeat(workers.len()))?;
+    pool.hand_over(task, source, Reach::Each(workers), Ok)
 }
 
 /// The outcomes as records one behind the other. Workers are called `name on place`.

@@ -5,7 +5,6 @@ use super::call::{Call, Items, Order, Patience, Source, State};
 use super::inner::Stop;
 use crate::error::{Error, TaskError};
 use crate::shm::buffer::Buffer;
-use crate::task::registry::Entry;
 use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments, registry};
 use crate::wire::codec;
 
@@ -306,15 +305,7 @@ impl Pool {
 
     /// Begins a call of the task that `F` is.
     pub(super) fn call<F: 'static, R: Transfer>(&self, order: Order) -> Result<Call<'_, R>, Error> {
-        self.call_of(registry::by_type::<F>()?, order)
-    }
-
-    /// Begins a call of `task`.
-    pub(super) fn call_of<R: Transfer>(
-        &self,
-        task: &'static Entry,
-        order: Order,
-    ) -> Result<Call<'_, R>, Error> {
+        let task = registry::by_type::<F>()?;
         let terms = self.terms.of_call(task, &self.inner.settings.terms);
         let number = self.inner.enter_watched(&terms)?;
         let span = self.inner.begin_span(task);

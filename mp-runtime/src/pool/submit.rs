@@ -14,6 +14,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, TaskError};
 use crate::shm::buffer::Buffer;
 use crate::spans;
+use crate::sync::raw::Holder;
 use crate::task::registry::{self, Entry};
 use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments};
 
@@ -50,7 +51,7 @@ impl Pool {
             None => unreachable!("a call that is over has an outcome for each item"),
         };
         let task = registry::by_type::<F>()?;
-        self.hand_over(task, source, true, finish)
+        self.hand_over(task, source, Reach::One, finish)
     }
 
     /// As [`map`](Self::map), but returns at once, with a handle of the call. The items are pulled
@@ -88,7 +89,7 @@ impl Pool {
         let _ = task;
         let encode = encode_item as fn(&A, &mut Buffer) -> _;
         let source = Items::new(pull(items), encode);
-        self.hand_over(registry::by_type::<F>()?, source, false, all)
+        self.hand_over(registry::by_type::<F>()?, source, Reach::Many, all)
     }
 
     /// As [`starmap`](Self::starmap), but returns at once, with a handle of the call. The items are
@@ -124,7 +125,7 @@ impl Pool {
         let _ = task;
         let encode = encode_arguments as fn(&A, &mut Buffer) -> _;
         let source = Items::new(pull(items), encode);
-        self.hand_over(registry::by_type::<F>()?, source, false, all)
+        self.hand_over(registry::by_type::<F>()?, source, Reach::Many, all)
     }
 
     /// Hands a call to the driver; `finish` makes its value of the outcomes of all items.
@@ -132,7 +133,7 @@ impl Pool {
         &self,
         task: &'static Entry,
         source: S,
-        is_single: bool,
+        reach: Reach,
         finish: Finish<R, V>,
     ) -> Result<Job<V>, Error>
     where
@@ -149,7 +150,7 @@ impl Pool {
             terms: terms.clone(),
             span: self.inner.begin_span(task),
             source,
-            is_single,
+            reach,
             finish,
             shared: shared.clone(),
             handed: HandedOver::new(&self.inner),
@@ -164,6 +165,16 @@ impl Pool {
 
 /// What came of the items of a call, in their order.
 pub(super) type Outcomes<R> = Vec<Result<R, TaskError>>;
+
+/// What a call that is handed over is.
+pub(super) enum Reach {
+    /// One item.
+    One,
+    /// Any number of items, each for any worker.
+    Many,
+    /// An item for each of these workers.
+    Each(Vec<Holder>),
+}
 
 /// Makes the value of a call of the outcomes of its items, or tells the failure that is the call's.
 type Finish<R, V> = fn(Outcomes<R>) -> Result<V, TaskError>;
@@ -185,7 +196,7 @@ struct Handed<S, R, V> {
     /// Begun where the call was made, which is not the driver's thread.
     span: spans::Call,
     source: S,
-    is_single: bool,
+    reach: Reach,
     finish: Finish<R, V>,
     shared: Arc<Shared<V>>,
     handed: Option<HandedOver>,
@@ -198,17 +209,19 @@ where
     V: Send + 'static,
 {
     fn jobs(&self, pool: &Inner) -> usize {
-        match self.is_single {
-            true => 1,
-            false => pool.window_jobs(),
+        match &self.reach {
+            Reach::One => 1,
+            Reach::Many => pool.window_jobs(),
+            Reach::Each(workers) => workers.len(),
         }
     }
 
     fn begin<'p>(self: Box<Self>, pool: &'p Inner, number: u32) -> Box<dyn Active + 'p> {
         let call = Call::new(pool, self.task, number, Order::Input, self.terms, self.span);
-        let call = match self.is_single {
-            true => call.single(),
-            false => call,
+        let call = match self.reach {
+            Reach::One => call.single(),
+            Reach::Many => call,
+            Reach::Each(workers) => call.to(workers),
         };
         Box::new(Underway {
             call: Some(call),
