@@ -19,16 +19,13 @@ use crate::shm::buffer::{Buffer, SMALL};
 use crate::shm::segment::{self, Item, PutSide, Record, TakeSide, Taken, Values};
 use crate::shm::table::QUEUE_CLOSED;
 use crate::shm::{BlockId, Kind, ObjectId, Owner, shared};
-use crate::sync::raw::{Acquired, Bell, Holder, Peers, RawMutex, Refused};
+use crate::sync::raw::{Acquired, Bell, Holder, Peers, RawMutex, Refused, spin_until};
 use crate::wait::Source;
 use crate::wire::codec::{self, DecodeError, EncodeError};
 use crate::wire::transfer::{self, Handle, Sent};
 
 pub(crate) use crate::shm::segment::MAX_ITEMS;
 
-/// How often an empty queue is looked at before its getter sleeps: about as long as a producer on
-/// another CPU needs for the next value, and much less than a wake-up.
-const SPINS: u32 = 150;
 /// How long an operation whose time is over still waits for a lock: its holder is copying a message,
 /// unless it was stopped.
 const GRACE: Duration = Duration::from_millis(10);
@@ -444,6 +441,7 @@ impl Channel {
         has_slept: &mut bool,
     ) -> Result<(), Reason> {
         let peers = self.program.roster;
+        let mut has_spun = false;
         loop {
             self.lock_put(deadline)?;
             fault!("put.locked");
@@ -460,13 +458,19 @@ impl Channel {
             fault!("put.unlocked");
             if *put > first {
                 let count = u32::try_from(*put - first).unwrap_or(u32::MAX);
-                self.state.items.bell.ring(peers, count);
+                self.state.items.bell.ring_unlocked(peers, count);
             }
             if *put < first + wanted {
                 return Err(Reason::OutOfMemory);
             }
             if *put == count {
                 return Ok(());
+            }
+            if !has_spun && !deadline.has_passed() {
+                has_spun = !spin_until(|| !self.looks_full(most));
+                if !has_spun {
+                    continue;
+                }
             }
             let ticket = self.state.space.bell.listen();
             if self.looks_full(most) && !self.is_closed() {
@@ -644,12 +648,7 @@ impl Channel {
             if is_over {
                 return Err(Reason::Closed);
             }
-            let mut spins = SPINS;
-            while spins > 0 && self.looks_empty() {
-                spins -= 1;
-                hint::spin_loop();
-            }
-            if self.looks_empty() {
+            if !spin_until(|| !self.looks_empty()) {
                 let ticket = self.state.items.bell.listen();
                 if self.looks_empty() && !self.is_closed() && peers.is_alive(peer) {
                     let bell = &self.state.items.bell;
@@ -682,17 +681,14 @@ impl Channel {
         has_slept: &mut bool,
     ) -> Result<(Taken, Owed), Reason> {
         let peers = self.program.roster;
-        let mut spins = SPINS;
+        let mut has_spun = false;
         loop {
             if let Some(taken) = self.take_now(most, deadline, scratch)? {
                 return Ok(taken);
             }
-            if spins > 0 && !deadline.has_passed() {
-                while spins > 0 && self.looks_empty() {
-                    spins -= 1;
-                    hint::spin_loop();
-                }
-                if !self.looks_empty() {
+            if !has_spun && !deadline.has_passed() {
+                has_spun = !spin_until(|| !self.looks_empty());
+                if !has_spun {
                     continue;
                 }
             }
@@ -749,7 +745,7 @@ impl Channel {
         let count = scratch.values.count() as u32;
         let is_bounded = self.state.items.capacity.load(Ordering::Relaxed) != 0;
         if result.is_some() && (is_bounded || available > MAX_ITEMS / 2) {
-            self.state.space.bell.ring(peers, count);
+            self.state.space.bell.ring_unlocked(peers, count);
         }
         Ok(result)
     }

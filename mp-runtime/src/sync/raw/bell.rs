@@ -6,6 +6,8 @@
 //! The waiting bit says "perhaps": a waiter that was killed leaves it up, and the next ring, which
 //! finds nobody, takes it down. That is what a count of waiters could not do.
 
+use std::sync::atomic::compiler_fence;
+
 use super::{Holder, Peers};
 use crate::deadline::Deadline;
 use crate::loom::{AtomicU32, Ordering, fence};
@@ -78,6 +80,24 @@ impl Bell {
     pub(crate) fn ring(&self, peers: &(impl Peers + ?Sized), count: u32) {
         // SeqCst: pairs with the fence in `listen`.
         fence(Ordering::SeqCst);
+        self.ring_fenced(peers, count);
+    }
+
+    /// As [`ring`](Self::ring), right after the lock was let go under which the change was made: where
+    /// that is a fence, as every read-modify-write of x86-64 is, this takes no other.
+    #[inline]
+    pub(crate) fn ring_unlocked(&self, peers: &(impl Peers + ?Sized), count: u32) {
+        if cfg!(all(target_arch = "x86_64", not(loom), not(miri))) {
+            // The processor keeps the order already; the compiler shall keep it too.
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+        self.ring_fenced(peers, count);
+    }
+
+    #[inline]
+    fn ring_fenced(&self, peers: &(impl Peers + ?Sized), count: u32) {
         if self.word.load(Ordering::Relaxed) & WAITING != 0 {
             self.ring_waiting(peers, count);
         }

@@ -15,7 +15,7 @@ mod rw;
 mod shares;
 
 use crate::deadline::Deadline;
-use crate::loom::AtomicU32;
+use crate::loom::{AtomicU32, hint};
 
 pub(crate) use self::barrier::{Arrival, Cause, MAX_PARTIES, RawBarrier, Stopped};
 pub(crate) use self::bell::Bell;
@@ -25,6 +25,29 @@ pub(crate) use self::mutex::{Acquired, RawMutex, Refused};
 #[cfg(not(loom))]
 pub(crate) use self::rw::{NotRead, RawRw, Set};
 pub(crate) use self::shares::RawShares;
+
+/// How often [`spin_until`] looks.
+const LOOKS: u32 = if cfg!(loom) { 0 } else { 10 };
+/// How long it does not look in between: so many times what the processor calls a pause, 5 to 50 ns.
+const PAUSES: u32 = 16;
+
+/// Looks a while, with pauses in between, whether something `is_so`; whether it was.
+///
+/// All of it takes as long as another CPU needs for something small, and less than falling asleep and
+/// being woken. The pauses are for that other CPU: each look takes the cache line away from whoever is
+/// about to change it.
+#[inline]
+pub(crate) fn spin_until(mut is_so: impl FnMut() -> bool) -> bool {
+    for _ in 0..LOOKS {
+        if is_so() {
+            return true;
+        }
+        for _ in 0..PAUSES {
+            hint::spin_loop();
+        }
+    }
+    is_so()
+}
 
 /// A process as a lock word names it: `{ generation: 18 bits, slot + 1: 11 bits }`, never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@
 //! holder's name in the word: whoever finds that the holder is dead takes the lock over and is told
 //! so. A mark in the word carries "a holder died" from one user to the next until it is cleared.
 
-use super::{Holder, Peers};
+use super::{Holder, Peers, spin_until};
 use crate::deadline::Deadline;
-use crate::loom::{AtomicU32, Ordering, hint};
+use crate::loom::{AtomicU32, Ordering};
 
 /// The holder was found dead. It changes the word, so that nobody falls asleep on it any more.
 const ABANDONED: u32 = 1 << 31;
@@ -14,10 +14,6 @@ const ABANDONED: u32 = 1 << 31;
 const CONTENDED: u32 = 1 << 30;
 /// A holder died, and nobody has recovered the lock since.
 const MARKED: u32 = 1 << 29;
-
-/// How often a word is looked at before its lock is slept on. Short: on few CPUs the holder may
-/// need the one we are on.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 60 };
 
 /// The lock. All zeros is free.
 #[repr(transparent)]
@@ -172,7 +168,7 @@ impl RawMutex {
         deadline: Deadline,
         mark: Mark,
     ) -> Result<Acquired, Refused> {
-        let mut spins = SPINS;
+        let mut has_spun = false;
         // Once we have slept others may sleep still: then we acquire with the flag up.
         let mut flag = 0;
         loop {
@@ -183,9 +179,12 @@ impl RawMutex {
             let Some(holder) = Holder::from_bits(seen) else {
                 continue; // It was free, and somebody else was quicker.
             };
-            if spins > 0 && seen & CONTENDED == 0 {
-                spins -= 1;
-                hint::spin_loop();
+            if !has_spun && seen & CONTENDED == 0 {
+                // Until it is free or others sleep already: then it is no matter of moments.
+                has_spun = !spin_until(|| {
+                    let seen = self.word.load(Ordering::Relaxed);
+                    Holder::from_bits(seen).is_none() || seen & CONTENDED != 0
+                });
                 continue;
             }
             if deadline.has_passed() {
