@@ -47,7 +47,8 @@ const MOST_AHEAD: usize = 64;
 /// SIGINT, which let it finish what it is at.
 pub(crate) fn serve(connection: &Connection, builder: &PoolBuilder) -> Result<(), Error> {
     let build = Build::own()?;
-    let pool = build_local(builder)?;
+    // What is shared by name is known to them by it.
+    let pool = build_local(builder, connection.variables())?;
     let runtime = crate::runtime()?;
     runtime.block_on(async {
         let agent = Agent::open(connection, build, pool).await?;

@@ -15,6 +15,9 @@ use crate::error;
 pub(crate) struct Build(u64);
 
 impl Build {
+    /// For what is of no build.
+    pub(crate) const NONE: Self = Self(0);
+
     /// This program's.
     pub(crate) fn own() -> Result<Self, Error> {
         static OWN: Mutex<Option<Build>> = Mutex::new(None);

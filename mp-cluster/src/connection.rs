@@ -1,5 +1,6 @@
 //! How to reach the server: its address, who we are there, and what we insist on.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use mp::Error;
 
 use crate::error;
+use crate::link::LEASE;
 
 /// How long connecting may take, unless told otherwise.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -15,6 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(5);
 /// How long a pool waits for the server, or for any worker, to come back.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is held by name cannot have a shorter lease: a busy machine would lose it.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 
 /// Where the server is, who we are there, and what is expected of it.
 ///
@@ -53,6 +58,7 @@ pub struct Connection {
     pub(crate) namespace: String,
     pub(crate) timeout: Duration,
     pub(crate) patience: Duration,
+    pub(crate) lease: Duration,
     pub(crate) awaited: Option<(usize, Duration)>,
     pub(crate) replicas: usize,
 }
@@ -72,6 +78,7 @@ impl Connection {
             namespace: "default".to_owned(),
             timeout: TIMEOUT,
             patience: PATIENCE,
+            lease: LEASE,
             awaited: None,
             replicas: 1,
         }
@@ -82,10 +89,11 @@ impl Connection {
     /// | variable | |
     /// |---|---|
     /// | `MP_CLUSTER` | the address |
+    /// | `MP_CLUSTER_USER`, `MP_CLUSTER_PASSWORD` | [`user`](Self::user) |
     /// | `MP_CLUSTER_CREDS` | [`credentials_file`](Self::credentials_file) |
     /// | `MP_CLUSTER_NKEY` | [`nkey_file`](Self::nkey_file) |
     /// | `MP_CLUSTER_TOKEN` | [`token`](Self::token) |
-    /// | `MP_CLUSTER_CA` | [`certificate_authority`](Self::certificate_authority) |
+    /// | `MP_CLUSTER_CA` | [`certificate_authority`](Self::certificate_authority); several with colons |
     /// | `MP_CLUSTER_CERT`, `MP_CLUSTER_KEY` | [`client_certificate`](Self::client_certificate) |
     /// | `MP_CLUSTER_PLAIN=1` | [`plain`](Self::plain) |
     /// | `MP_CLUSTER_NAMESPACE` | [`namespace`](Self::namespace) |
@@ -100,6 +108,20 @@ impl Connection {
             return Ok(None);
         };
         let mut connection = Self::new(url);
+        match (
+            variable("MP_CLUSTER_USER")?,
+            variable("MP_CLUSTER_PASSWORD")?,
+        ) {
+            (Some(name), Some(password)) => {
+                connection.user(name, password);
+            }
+            (None, None) => {}
+            _ => {
+                return Err(error::cluster(
+                    "MP_CLUSTER_USER and MP_CLUSTER_PASSWORD belong together: only one of them is set",
+                ));
+            }
+        }
         if let Some(path) = variable("MP_CLUSTER_CREDS")? {
             connection.credentials_file(path);
         }
@@ -109,8 +131,10 @@ impl Connection {
         if let Some(token) = variable("MP_CLUSTER_TOKEN")? {
             connection.token(token);
         }
-        if let Some(path) = variable("MP_CLUSTER_CA")? {
-            connection.certificate_authority(path);
+        for path in std::env::split_paths(&variable("MP_CLUSTER_CA")?.unwrap_or_default()) {
+            if !path.as_os_str().is_empty() {
+                connection.certificate_authority(path);
+            }
         }
         match (variable("MP_CLUSTER_CERT")?, variable("MP_CLUSTER_KEY")?) {
             (Some(certificate), Some(key)) => {
@@ -151,6 +175,41 @@ impl Connection {
             connection.wait_for_workers(workers, Duration::from_secs(60));
         }
         Ok(Some(connection))
+    }
+
+    /// The environment that describes this connection, for the workers of an agent; `None` where a
+    /// variable is not to be set.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, Option<OsString>)> {
+        let path = |path: &PathBuf| path.as_os_str().to_owned();
+        let (user, password) = match &self.user {
+            Some((user, password)) => (Some(user.into()), Some(password.into())),
+            None => (None, None),
+        };
+        let (certificate, key) = match &self.certificate {
+            Some((certificate, key)) => (Some(path(certificate)), Some(path(key))),
+            None => (None, None),
+        };
+        let authorities = match self.authorities.is_empty() {
+            true => None,
+            // One with a colon in its name cannot be told.
+            false => std::env::join_paths(&self.authorities).ok(),
+        };
+        vec![
+            ("MP_CLUSTER", Some(OsString::from(&self.url))),
+            ("MP_CLUSTER_USER", user),
+            ("MP_CLUSTER_PASSWORD", password),
+            ("MP_CLUSTER_TOKEN", self.token.as_ref().map(OsString::from)),
+            ("MP_CLUSTER_NKEY", self.nkey.as_ref().map(path)),
+            ("MP_CLUSTER_CREDS", self.credentials.as_ref().map(path)),
+            ("MP_CLUSTER_CA", authorities),
+            ("MP_CLUSTER_CERT", certificate),
+            ("MP_CLUSTER_KEY", key),
+            ("MP_CLUSTER_PLAIN", self.is_plain.then(|| "1".into())),
+            (
+                "MP_CLUSTER_NAMESPACE",
+                Some(OsString::from(&self.namespace)),
+            ),
+        ]
     }
 
     /// Shows who we are by a name and a password.
@@ -217,6 +276,13 @@ impl Connection {
     /// gone: what is out by then is lost. The default is 30 seconds.
     pub fn patience(&mut self, patience: Duration) -> &mut Self {
         self.patience = patience;
+        self
+    }
+
+    /// How long what this process holds by name stays its own when nothing is heard of it, at least a
+    /// second: see [`named::Lock`](crate::named::Lock). The default is five seconds.
+    pub fn lease(&mut self, lease: Duration) -> &mut Self {
+        self.lease = lease.max(SHORTEST_LEASE);
         self
     }
 

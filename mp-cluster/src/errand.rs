@@ -180,10 +180,10 @@ impl Errand {
 
 /// Pauses that grow.
 #[derive(Default)]
-struct Pause(Duration);
+pub(crate) struct Pause(Duration);
 
 impl Pause {
-    async fn take(&mut self) {
+    pub(crate) async fn take(&mut self) {
         let (first, longest) = PAUSES;
         self.0 = (self.0 * 2).clamp(first, longest);
         tokio::time::sleep(self.0).await;

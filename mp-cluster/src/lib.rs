@@ -10,6 +10,7 @@ mod errand;
 mod error;
 mod link;
 mod message;
+pub mod named;
 mod names;
 mod pulls;
 mod roll;
@@ -106,8 +107,8 @@ pub fn worker_with(connection: impl Into<Connection>, workers: &PoolBuilder) -> 
     agent::serve(&connection.into(), workers)
 }
 
-/// Makes on the server what pools and workers of a namespace need: a stream for their tasks, and an
-/// object store for what is large.
+/// Makes on the server what pools and workers of a namespace need: a stream for their tasks, an
+/// object store for what is large, and two key-value stores for what is shared by name.
 ///
 /// Whoever may make them does so when they are missed. Where the server's permissions let neither
 /// pools nor workers do it, as with the roles in `deploy/nats.conf`, an administrator does, once.
@@ -135,6 +136,7 @@ pub fn prepare(connection: impl Into<Connection>) -> Result<()> {
         let (changed, _changes) = tokio::sync::mpsc::unbounded_channel();
         let link = Link::open(&connection, names, changed).await?;
         link.stream().await?;
+        named::prepare(&link).await?;
         Blobs::new(&link).prepare().await
     })
 }

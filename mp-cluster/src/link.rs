@@ -192,7 +192,10 @@ impl Link {
 
     /// The answer to a request, or that the server does not permit it: such a request is not
     /// answered, so that waiting for it is in vain.
-    async fn until_denied<T>(&self, request: impl IntoFuture<Output = T>) -> Result<T, String> {
+    pub(crate) async fn until_denied<T>(
+        &self,
+        request: impl IntoFuture<Output = T>,
+    ) -> Result<T, String> {
         let told = self.said.told.notified();
         tokio::select! {
             answer = request.into_future() => Ok(answer),
@@ -212,7 +215,7 @@ impl Link {
         ))
     }
 
-    fn failed(&self, what: &str, error: &dyn StdError) -> Error {
+    pub(crate) fn failed(&self, what: &str, error: &dyn StdError) -> Error {
         let place = &self.place;
         let text = chain(error);
         error::cluster(format!("could not {what} at {place}: {text}"))

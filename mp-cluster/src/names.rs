@@ -81,6 +81,36 @@ impl Names {
         self.subject("a")
     }
 
+    /// The key-value store of what is shared by name.
+    pub(crate) fn objects(&self) -> String {
+        format!("mp-{}", self.namespace)
+    }
+
+    /// The key-value store of the processes that hold something of it.
+    pub(crate) fn members(&self) -> String {
+        format!("mp_members-{}", self.namespace)
+    }
+
+    /// The stream of a named queue.
+    pub(crate) fn queue_stream(&self, name: &str) -> String {
+        format!("mp-{}={name}", self.namespace)
+    }
+
+    /// Where values are put into it.
+    pub(crate) fn queue(&self, name: &str) -> String {
+        self.subject(&format!("q.{name}"))
+    }
+
+    /// What that is replaced by when it is closed.
+    pub(crate) fn closed_queue(&self, name: &str) -> String {
+        self.subject(&format!("qc.{name}"))
+    }
+
+    /// Where those who wait for it are told of changes.
+    pub(crate) fn queue_news(&self, name: &str) -> String {
+        self.subject(&format!("qn.{name}"))
+    }
+
     /// Where one agent is asked to run something in each of its workers.
     pub(crate) fn broadcast(&self, agent: &str) -> String {
         self.subject(&format!("b.{agent}"))

@@ -5,6 +5,7 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
+use mp::named::Cluster;
 use mp::{Connect, Connection, Pool};
 use mp_cluster as mp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -108,4 +109,40 @@ fn server_whose_certificate_nobody_vouches_for() {
     let error = Pool::builder().connect(stranger).unwrap_err();
     assert!(error.is_cluster());
     assert!(error.to_string().contains("ertificate"), "{error}");
+}
+
+#[test]
+fn roles_share_by_name_what_an_administrator_has_made() {
+    let Some(server) = server() else { return };
+    let cluster = |role| Cluster::connect(connection(&server, role));
+    let error = cluster("worker").unwrap_err();
+    assert!(error.to_string().contains("an administrator"), "{error}");
+    mp::prepare(connection(&server, "admin")).unwrap();
+    let admin = cluster("admin").unwrap();
+    admin.bounded_queue::<u32>("orders", 2).unwrap();
+    let [one, two] = ["submitter", "worker"].map(|role| cluster(role).unwrap());
+
+    let (ours, theirs) = (one.lock("l").unwrap(), two.lock("l").unwrap());
+    std::thread::scope(|scope| {
+        let guard = ours.acquire().unwrap();
+        let waiting = scope.spawn(|| theirs.acquire().map(|guard| guard.token()));
+        let token = guard.token();
+        guard.release().unwrap();
+        assert!(waiting.join().unwrap().unwrap() > token);
+    });
+    let ours = one.bounded_queue("orders", 2).unwrap();
+    let theirs = two.bounded_queue::<u32>("orders", 2).unwrap();
+    ours.put_many([1_u32, 2]).unwrap();
+    assert!(ours.try_put(3).unwrap_err().is_full());
+    assert_eq!(theirs.get().unwrap(), 1);
+    assert_eq!(theirs.get_item().unwrap().commit().unwrap(), 2);
+    let error = one.queue::<u32>("another").unwrap_err();
+    assert!(error.to_string().contains("an administrator"), "{error}");
+    assert!(theirs.close().is_err());
+    admin
+        .bounded_queue::<u32>("orders", 2)
+        .unwrap()
+        .close()
+        .unwrap();
+    assert!(ours.put(4).unwrap_err().is_closed());
 }

@@ -14,10 +14,16 @@ pub use crate::pool::encoded::{
 };
 pub use crate::pool::remote::{Carrier, Connector, Shipment, build_local, build_remote};
 
+pub use crate::queue::error::{Put, Reason, join_failed, join_timed_out, too_often_done};
+pub use crate::sync::{Broken, broken_barrier, owner_died, passed_barrier};
+
 pub use crate::shm::arena::Audit;
 pub use crate::wait::Watched;
 
+use crate::NotDecoded;
 use crate::error::ErrorKind;
+use crate::wire::buffer::Buffer;
+use crate::wire::{codec, transfer};
 
 /// Walks all shared memory of the program, see [`Audit`].
 ///
@@ -42,4 +48,36 @@ pub fn timed_out(text: impl Into<String>) -> crate::Error {
 #[must_use]
 pub fn audit_of_pool(pool: &crate::Pool) -> (Audit, usize) {
     pool.audit()
+}
+
+/// The error that this process is a copy made by `fork`.
+#[must_use]
+pub fn forked() -> crate::Error {
+    crate::Error::forked()
+}
+
+/// Encodes a value for another machine: shared objects of this one are refused.
+///
+/// # Errors
+///
+/// Why it cannot be encoded.
+pub fn encode_abroad<T: Transfer>(value: &T) -> Result<Vec<u8>, Reason> {
+    let mut bytes = Buffer::new();
+    let encoded = transfer::abroad(|| codec::encode(value, &mut bytes));
+    encoded.map_err(Reason::not_encoded)?;
+    Ok(bytes.as_slice().to_vec())
+}
+
+/// Decodes what another machine has encoded.
+///
+/// # Errors
+///
+/// [`Reason::NotDecoded`], with the bytes.
+pub fn decode_abroad<T: Transfer>(bytes: &[u8]) -> Result<T, Reason> {
+    let mut rest = bytes;
+    let decoded = transfer::abroad(|| codec::decode(&mut rest));
+    decoded.map_err(|error| {
+        let error = NotDecoded::new(error.to_string(), bytes.to_vec());
+        Reason::NotDecoded(error)
+    })
 }

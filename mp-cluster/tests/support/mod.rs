@@ -464,3 +464,22 @@ impl Marks {
         self.begun(x)[0]
     }
 }
+
+/// Aborts the process if a test takes longer than that. Keep what it returns.
+#[must_use]
+pub(crate) fn watchdog(seconds: u64) -> std::sync::mpsc::Sender<()> {
+    let name = std::thread::current().name().unwrap_or("?").to_owned();
+    let (alive, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let timeout = std::sync::mpsc::RecvTimeoutError::Timeout;
+        if ended.recv_timeout(Duration::from_secs(seconds)) == Err(timeout) {
+            // Not by eprintln, which the harness may have captured.
+            let _ = writeln!(
+                std::io::stderr(),
+                "\nwatchdog: {name} hangs: {seconds} s are over"
+            );
+            std::process::abort();
+        }
+    });
+    alive
+}

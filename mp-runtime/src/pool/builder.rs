@@ -1,6 +1,6 @@
 //! What a pool is asked to be, before it is made.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -473,12 +473,16 @@ impl PoolBuilder {
     pub fn build(&self) -> Result<Pool, Error> {
         match remote::connect(self) {
             Some(connected) => connected,
-            None => self.build_over(None),
+            None => self.build_over(None, Vec::new()),
         }
     }
 
     /// As [`build`](Self::build), with workers of this machine, or those to which `remote` leads.
-    pub(super) fn build_over(&self, remote: Option<Remote>) -> Result<Pool, Error> {
+    pub(super) fn build_over(
+        &self,
+        remote: Option<Remote>,
+        env: Vec<(&'static str, Option<OsString>)>,
+    ) -> Result<Pool, Error> {
         #[cfg(feature = "sandbox")]
         if self.settings.sandbox.is_some() {
             crate::Sandbox::check()?;
@@ -491,6 +495,8 @@ impl PoolBuilder {
             return Err(no_workers());
         }
         let mut settings = self.settings.clone();
+        let env = env.into_iter().map(|(name, value)| (name.into(), value));
+        settings.env.splice(..0, env);
         #[cfg(feature = "sandbox")]
         if settings.sandbox.is_some() {
             settings.is_isolated = true;

@@ -7,6 +7,7 @@
 //! nothing that comes back is believed before it was checked; see "Pools whose workers are elsewhere"
 //! in `pool/README.md`.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -258,16 +259,20 @@ pub(super) fn connect(builder: &PoolBuilder) -> Option<Result<Pool, Error>> {
 ///
 /// As of [`PoolBuilder::build`].
 pub fn build_remote(builder: &PoolBuilder, carrier: Arc<dyn Carrier>) -> Result<Pool, Error> {
-    builder.build_over(Some(Remote(carrier)))
+    builder.build_over(Some(Remote(carrier)), Vec::new())
 }
 
-/// Makes the pool that a builder describes, with workers of this machine.
+/// Makes the pool that a builder describes, with workers of this machine, in whose environment these
+/// variables are set, or not, unless the builder says otherwise.
 ///
 /// # Errors
 ///
 /// As of [`PoolBuilder::build`].
-pub fn build_local(builder: &PoolBuilder) -> Result<Pool, Error> {
-    builder.build_over(None)
+pub fn build_local(
+    builder: &PoolBuilder,
+    env: Vec<(&'static str, Option<OsString>)>,
+) -> Result<Pool, Error> {
+    builder.build_over(None, env)
 }
 
 /// Starts the thread that hands a pool's jobs to its carrier.

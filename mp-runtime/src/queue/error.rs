@@ -7,12 +7,16 @@ use crate::wire::codec::{EncodeError, EncodeErrorKind};
 
 /// Why a value was not put or not got.
 #[derive(Debug)]
-pub(crate) enum Reason {
+pub enum Reason {
+    /// The queue is closed.
     Closed,
     /// The deadline passed: what that means depends on the operation.
     TimedOut,
+    /// The shared memory is used up.
     OutOfMemory,
+    /// The value's `Serialize` refused, and what it said.
     NotEncoded(String),
+    /// The value was taken, and cannot be decoded.
     NotDecoded(NotDecoded),
     /// `mp` does not work in this process.
     Failed(Error),
@@ -40,13 +44,15 @@ impl Reason {
 }
 
 /// A value that was not put, and why.
-pub(crate) struct Put<T> {
+#[derive(Debug)]
+pub struct Put<T> {
     pub(crate) value: T,
     pub(crate) reason: Reason,
 }
 
 impl<T> Put<T> {
-    pub(crate) fn new(value: T, reason: Reason) -> Self {
+    /// A value, and why it was not put.
+    pub fn new(value: T, reason: Reason) -> Self {
         Self { value, reason }
     }
 }
@@ -356,6 +362,21 @@ impl fmt::Display for JoinTimeoutError {
 }
 
 impl std::error::Error for JoinTimeoutError {}
+
+/// The error of [`Queue::join_timeout`](super::Queue::join_timeout) with so many items left.
+pub fn join_timed_out(left: u64) -> JoinTimeoutError {
+    JoinTimeoutError::timeout(left)
+}
+
+/// The error of [`Queue::join_timeout`](super::Queue::join_timeout) that it did not work.
+pub fn join_failed(error: Error) -> JoinTimeoutError {
+    JoinTimeoutError::failed(error)
+}
+
+/// The error of [`Queue::task_done`](super::Queue::task_done).
+pub fn too_often_done() -> TaskDoneError {
+    TaskDoneError(())
+}
 
 // From each error to the one that a task or `main` returns.
 

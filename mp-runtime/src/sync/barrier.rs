@@ -76,12 +76,27 @@ impl BarrierWaitResult {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokenBarrier(Reason);
 
+/// Why it did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Reason {
+pub enum Reason {
+    /// Somebody called it off.
     Aborted,
+    /// A party's time was over.
     TimedOut,
+    /// A process died.
     Died,
+    /// Somebody made the barrier whole while this party waited.
     Reset,
+}
+
+/// The error for a reason.
+pub fn broken_barrier(reason: Reason) -> BrokenBarrier {
+    BrokenBarrier(reason)
+}
+
+/// What a party that has passed is told.
+pub fn passed_barrier(index: u32, is_leader: bool) -> BarrierWaitResult {
+    BarrierWaitResult { index, is_leader }
 }
 
 impl BrokenBarrier {

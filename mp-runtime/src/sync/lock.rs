@@ -73,6 +73,11 @@ pub struct OwnerDied {
     name: String,
 }
 
+/// The error that a process died with a lock.
+pub fn owner_died(pid: u32, name: String) -> OwnerDied {
+    OwnerDied { pid, name }
+}
+
 impl OwnerDied {
     /// Who died with a lock that is marked.
     #[cold]

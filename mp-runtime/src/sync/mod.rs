@@ -45,3 +45,10 @@ pub use self::{
     rwlock::{ReadGuard, RwLock, WriteGuard},
     semaphore::{BoundedSemaphore, NoPermit, Permit, ReleaseError, Semaphore},
 };
+
+// For the primitives of `mp-cluster`, which have the same results.
+#[cfg(not(loom))]
+pub use self::{
+    barrier::{Reason as Broken, broken_barrier, passed_barrier},
+    lock::owner_died,
+};
