@@ -391,9 +391,10 @@ impl Agent {
     }
 
     async fn note_change(&mut self, change: Change) {
-        self.is_lost = true;
-        if change == Change::Connected {
-            self.restore().await;
+        match change {
+            Change::Disconnected => self.is_lost = true,
+            // The first time there was nothing to lose, and what was asked for stands.
+            Change::Connected => self.restore().await,
         }
     }
 
