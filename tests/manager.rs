@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use mp::{Address, Key, List, Lock, Manager, Map, Namespace, Process, Queue, RemoteManager, Set};
+use mp::{
+    Address, Client, Key, List, Lock, Manager, Map, Namespace, Process, Queue, RemoteManager, Set,
+};
 use serde::{Deserialize, Serialize};
 use support::{
     alone, alone_command, alone_with, eventually, is_alone, run_alone, send_signal, watchdog,
@@ -845,6 +847,163 @@ fn what_another_program_may_not_is_told_it() {
     let error = there.get().unwrap_err();
     assert!(error.is_closed(), "{error}");
     assert!(!path.exists());
+}
+
+/// What another program might break.
+struct Vault {
+    sum: u64,
+}
+
+#[mp::shared(name = "tests.vault")]
+impl Vault {
+    pub fn new(sum: u64) -> Self {
+        Self { sum }
+    }
+
+    pub fn add(&mut self, note: String, by: u64) -> u64 {
+        assert_eq!(note, "fine");
+        self.sum += by;
+        self.sum
+    }
+}
+
+/// A request as bytes: what it is, and its parts.
+fn forged(what: u32, parts: &[&[u8]]) -> Vec<u8> {
+    [&what.to_le_bytes()[..], &parts.concat()].concat()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+/// Asks for the number of the vault that is published as `name`.
+fn forged_find(name: &str) -> Vec<u8> {
+    let looks = ["new(u64) -> Self", "add(String, u64) -> u64"].map(text);
+    let count = (looks.len() as u64).to_le_bytes();
+    forged(
+        0,
+        &[&text(name), &text("tests.vault"), &count, &looks.concat()],
+    )
+}
+
+fn forged_call(object: u64, function: u32, arguments: &[u8]) -> Vec<u8> {
+    forged(
+        1,
+        &[&object.to_le_bytes(), &function.to_le_bytes(), arguments],
+    )
+}
+
+/// Another program that knows the key, and says what it likes.
+struct Forger(Client<(), ()>);
+
+impl Forger {
+    fn at(address: &Address) -> Self {
+        Self(Client::connect(address, &key()).unwrap())
+    }
+
+    fn ask(&self, question: &[u8]) -> mp::Result<Vec<u8>> {
+        self.0.send_bytes(question)?;
+        self.0.recv_bytes()
+    }
+
+    fn find(&self, name: &str) -> u64 {
+        let answer = self.ask(&forged_find(name)).unwrap();
+        let said = String::from_utf8_lossy(&answer);
+        // A record's header, `Ok`, and the number.
+        assert_eq!(answer.len(), 4 + 4 + 8, "{said}");
+        u64::from_le_bytes(answer[8..].try_into().unwrap())
+    }
+
+    /// What the manager says of a question that makes no sense.
+    fn is_told(&self, question: &[u8], expected: &str) {
+        let answer = self.ask(question).unwrap();
+        assert_ne!(answer[3] >> 4, 0, "an outcome of a call that returned");
+        let said = String::from_utf8_lossy(&answer).into_owned();
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn forged_calls_are_errors_for_who_sends_them_and_nobody_else() {
+    let _watchdog = watchdog(120);
+    let manager = Manager::new().unwrap();
+    let vault = SharedVault::new(&manager, 1).unwrap();
+    let hidden = SharedVault::new(&manager, 2).unwrap();
+    manager.publish("vault", &vault).unwrap();
+    let address = manager.listen(unique(), &key()).unwrap();
+    let honest = RemoteManager::connect(&address, &key()).unwrap();
+    let honest = honest.get::<SharedVault>("vault").unwrap();
+    let fine = [text("fine"), 7_u64.to_le_bytes().to_vec()].concat();
+
+    let forger = Forger::at(&address);
+    let number = forger.find("vault");
+    forger.ask(&forged_call(number, 1, &fine)).unwrap();
+    assert_eq!(vault.add("fine".to_owned(), 0).unwrap(), 8);
+
+    // Functions that there are not, and one that would replace the object.
+    for function in [2, 3, u32::MAX] {
+        forger.is_told(&forged_call(number, function, &fine), "no such function");
+    }
+    forger.is_told(&forged_call(number, 0, &[9; 8]), "not called on one");
+    // Arguments that are none.
+    let claims_much = u64::MAX.to_le_bytes();
+    let no_text = [&8_u64.to_le_bytes()[..], &[0xFF; 16]].concat();
+    let cut = &fine[..fine.len() - 1];
+    for arguments in [&[][..], &claims_much, &no_text, cut] {
+        forger.is_told(&forged_call(number, 1, arguments), "argument");
+    }
+    forger.is_told(&forged_call(number, 1, &vec![0xFF; 4 << 20]), "argument");
+    forger.is_told(&forged_call(number, 1, &vec![0; 4 << 20]), "fine");
+
+    // Objects that nobody told it of, and what is no request: that is the end of it.
+    for object in (0..64).flat_map(|index| (0..4).map(move |generation| index << 32 | generation)) {
+        if object != number {
+            let error = Forger::at(&address).ask(&forged_call(object, 1, &fine));
+            assert!(error.unwrap_err().is_closed());
+        }
+    }
+    let much = [&0_u32.to_le_bytes()[..], &claims_much].concat();
+    for question in [&[][..], &[7; 40], &much] {
+        assert!(Forger::at(&address).ask(question).unwrap_err().is_closed());
+    }
+    // A number is good for the connection that it was told on.
+    let error = Forger::at(&address).ask(&forged_call(number, 1, &fine));
+    assert!(error.unwrap_err().is_closed());
+
+    // One that was there, and is gone.
+    let other = SharedVault::new(&manager, 3).unwrap();
+    manager.publish("vault", &other).unwrap();
+    drop((vault, honest));
+    eventually(|| {
+        let answer = forger.ask(&forged_call(number, 1, &fine)).unwrap();
+        answer[3] >> 4 != 0
+    });
+    forger.is_told(&forged_call(number, 1, &fine), "no longer exists");
+
+    assert_eq!(hidden.add("fine".to_owned(), 0).unwrap(), 2);
+    assert_eq!(other.add("fine".to_owned(), 1).unwrap(), 4);
+    manager.shutdown().unwrap();
+}
+
+#[test]
+fn longer_message_than_a_manager_takes_ends_its_connection_alone() {
+    let _watchdog = watchdog(60);
+    let manager = Manager::new().unwrap();
+    let vault = SharedVault::new(&manager, 1).unwrap();
+    manager.publish("vault", &vault).unwrap();
+    let address = manager.listen(unique(), &key()).unwrap();
+    let forger = Forger::at(&address);
+    let mut raw = std::os::unix::net::UnixStream::from(
+        std::os::fd::AsFd::as_fd(&forger.0)
+            .try_clone_to_owned()
+            .unwrap(),
+    );
+    let header = (u64::MAX << 8) | 2;
+    std::io::Write::write_all(&mut raw, &header.to_le_bytes()).unwrap();
+    assert!(forger.0.recv_bytes().unwrap_err().is_closed());
+    let honest = RemoteManager::connect(&address, &key()).unwrap();
+    let same = honest.get::<SharedVault>("vault").unwrap();
+    assert_eq!(same.add("fine".to_owned(), 1).unwrap(), 2);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 pub use inventory;
 pub use serde;
 
-pub use crate::manager::{Managed, Object, SharedType, shared_value};
+pub use crate::manager::{Managed, Object, SharedType, shared_absent, shared_value};
 pub use crate::task::call::{Call, Encoded, Stop};
 pub use crate::task::effect::{NoError, ReadError, ResultOf};
 pub use crate::task::registry::{Entry, Options, Place, Trampoline, type_id_of, type_name_of};

@@ -230,6 +230,7 @@ fn arm(function: &Function, ty: &Type, state: &Ident, call: &Ident) -> TokenStre
         let made = Ident::new("made", Span::mixed_site());
         return quote! {
             #decode
+            __mp::shared_absent(#state);
             __mp::Call::start(#call);
             let #made: #ty = <#ty>::#name(#(#locals),*);
             *#state = ::core::option::Option::Some(::std::boxed::Box::new(#made));

@@ -85,7 +85,7 @@ pub use self::namespace::Namespace;
 use self::object::Token;
 pub use self::object::{Managed, Object};
 use self::opaque::Opaque;
-pub use self::registry::{SharedType, value as shared_value};
+pub use self::registry::{SharedType, absent as shared_absent, value as shared_value};
 pub use self::remote::RemoteManager;
 use self::server::{Start, serve};
 pub use self::set::Set;

@@ -43,6 +43,18 @@ pub fn value<T: 'static>(state: &mut State) -> &mut T {
         .unwrap_or_else(|| panic!("the object is no {}", type_name::<T>()))
 }
 
+/// Looks that there is no value yet which a constructor would replace, for generated code.
+///
+/// # Panics
+///
+/// If there is one: another program asked for what no handle of it does.
+pub fn absent(state: &State) {
+    assert!(
+        state.is_none(),
+        "a function that makes an object is not called on one"
+    );
+}
+
 struct Registry {
     by_type: HashMap<TypeId, &'static SharedType>,
     by_name: HashMap<&'static str, Vec<&'static SharedType>>,

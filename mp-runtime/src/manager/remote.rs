@@ -4,6 +4,7 @@
 //! so calls of other programs are served one at a time with all others.
 
 use std::any::type_name;
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use crate::life::program;
 use crate::listener::{Address, Client, Key, Listener, SocketFile};
 use crate::queue::Line;
 use crate::sync::raw::Peers;
-use crate::task::call::{decode_result, read_record};
+use crate::task::call::{self, decode_result, read_record};
 use crate::task::{Arguments, Returned, encode_arguments};
 use crate::wire::buffer::Buffer;
 use crate::wire::{codec, transfer};
@@ -75,12 +76,19 @@ pub(super) fn listen(
     Ok((address, Door { _file: file }))
 }
 
-/// Asks for another program until that ends.
+/// Asks for another program until that ends, or asks what makes no sense.
 fn serve(connection: &Connection, link: &Link) {
+    // Objects that it was told of: it may have made up the number of any other.
+    let mut told = HashSet::new();
     while let Ok(bytes) = connection.recv_bytes() {
         let mut input = bytes.as_slice();
         let Ok(asked) = transfer::abroad(|| codec::decode::<Asked>(&mut input)) else {
             return;
+        };
+        let is_find = match &asked {
+            Asked::Find { .. } => true,
+            Asked::Call { object, .. } if told.contains(object) => false,
+            Asked::Call { .. } => return,
         };
         let answer = link.ask(
             |session| match asked {
@@ -100,10 +108,27 @@ fn serve(connection: &Connection, link: &Link) {
             |out| Ok(out.write(input)?),
             <[u8]>::to_vec,
         );
-        let sent = answer.is_ok_and(|answer| connection.send_bytes(&answer).is_ok());
-        if !sent {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) if error.is_out_of_memory() => out_of_memory(),
+            Err(_) => return,
+        };
+        if is_find && let Ok(Ok(object)) = decode::<Result<u64, Error>>(&answer) {
+            told.insert(object);
+        }
+        if connection.send_bytes(&answer).is_err() {
             return;
         }
+    }
+}
+
+/// The answer to what did not fit into the shared memory.
+fn out_of_memory() -> Vec<u8> {
+    let mut out = Buffer::new();
+    match call::write_out_of_memory(&mut out) {
+        Ok(()) => out.as_slice().to_vec(),
+        // It makes no sense to the other side, which says so.
+        Err(_) => Vec::new(),
     }
 }
 
