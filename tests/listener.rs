@@ -657,6 +657,63 @@ fn send_that_fails_in_the_middle_ends_the_connection_for_both() {
 }
 
 #[test]
+fn send_waits_for_room_no_longer_than_asked() {
+    let _watchdog = watchdog(60);
+    let directory = tempfile::tempdir().unwrap();
+    for address in addresses(&directory) {
+        let listener = Listener::<u64, Vec<u8>>::bind(&address, &key()).unwrap();
+        let (here, there) = thread::scope(|scope| {
+            let other = scope
+                .spawn(|| Client::<Vec<u8>, u64>::connect(listener.address(), &key()).unwrap());
+            (listener.accept().unwrap(), other.join().unwrap())
+        });
+        // Nobody receives: at some time there is no room for another one.
+        let mut sent = 0;
+        let error = loop {
+            match here.send_timeout(&sent, A_MOMENT) {
+                Ok(()) => sent += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(error.is_timeout(), "{error}");
+        let is_whole = !error.to_string().contains("the connection has ended");
+        for number in 0..sent {
+            assert_eq!(there.recv().unwrap(), number);
+        }
+        if is_whole {
+            // What did not go lets the next one go.
+            here.send_timeout(&7, Duration::MAX).unwrap();
+            assert_eq!(there.recv().unwrap(), 7);
+        }
+        // Of one that is longer than what the system keeps, a part has gone.
+        let error = there
+            .send_timeout(&vec![7; 32 << 20], A_MOMENT)
+            .unwrap_err();
+        assert!(!is_whole || error.is_timeout(), "{error}");
+        assert!(there.send(&vec![]).unwrap_err().is_closed());
+        assert!(here.recv().unwrap_err().is_closed());
+    }
+}
+
+#[test]
+fn sender_waits_for_another_thread_no_longer_than_asked() {
+    let _watchdog = watchdog(60);
+    let (here, there) = both::<Vec<u8>>();
+    let long = vec![7; 8 << 20];
+    thread::scope(|scope| {
+        let first = scope.spawn(|| here.send(&long).unwrap());
+        // The first one is in the middle of it until somebody receives.
+        while here.send_timeout(&vec![], A_MOMENT).is_ok() {
+            assert_eq!(there.recv().unwrap(), []);
+        }
+        assert!(there.recv().unwrap() == long);
+        first.join().unwrap();
+        here.send_bytes_timeout(b"next", A_MOMENT).unwrap();
+        assert_eq!(there.recv_bytes().unwrap(), b"next");
+    });
+}
+
+#[test]
 fn receiver_waits_for_another_thread_no_longer_than_asked() {
     let _watchdog = watchdog(60);
     let (here, there) = both::<u8>();

@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::handshake::{self, Side};
-use super::stream::{self, Stream};
+use super::stream::{self, Stream, Written};
 use super::{Address, Key, Listener};
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
@@ -143,9 +143,9 @@ impl ConnectionOptions {
 pub struct Client<S, R> {
     stream: Stream,
     limits: Limits,
-    /// Held while a message is written.
-    sending: Mutex<()>,
-    incoming: Gate,
+    /// Passed to write a message.
+    outgoing: Gate<()>,
+    incoming: Gate<Incoming>,
     marker: PhantomData<fn(S) -> R>,
 }
 
@@ -168,13 +168,14 @@ impl<S, R> Client<S, R> {
         Self {
             stream,
             limits,
-            sending: Mutex::new(()),
+            outgoing: Gate::new(),
             incoming: Gate::new(),
             marker: PhantomData,
         }
     }
 
-    /// Sends a value. It is encoded before anything is locked or sent.
+    /// Sends a value, waiting as long as it takes while the other side does not receive. It is encoded
+    /// before anything is locked or sent.
     ///
     /// # Errors
     ///
@@ -184,10 +185,23 @@ impl<S, R> Client<S, R> {
     where
         S: Transfer,
     {
-        let mut bytes = Buffer::new();
-        transfer::abroad(|| codec::encode(value, &mut bytes))
-            .map_err(|error| Error::not_encoded(format!("the value cannot be encoded: {error}")))?;
-        self.write(Kind::Value, bytes.as_slice())
+        self.send_until(value, Deadline::NEVER)
+    }
+
+    /// As [`send`](Self::send), but waits at most `timeout` for the other side to make room, by
+    /// receiving, for all of the message.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_timeout`], or as for [`send`](Self::send). If a part of the message was sent by then
+    /// nothing could follow it: the connection ends, and later calls fail with
+    /// [`Error::is_closed`]. That is so for messages that are longer than what the system keeps of a
+    /// connection, some hundred KiB.
+    pub fn send_timeout(&self, value: &S, timeout: Duration) -> Result<(), Error>
+    where
+        S: Transfer,
+    {
+        self.send_until(value, Deadline::after(timeout))
     }
 
     /// Sends bytes as they are, for [`recv_bytes`](Self::recv_bytes).
@@ -196,10 +210,29 @@ impl<S, R> Client<S, R> {
     ///
     /// As for [`send`](Self::send).
     pub fn send_bytes(&self, bytes: &[u8]) -> Result<(), Error> {
-        self.write(Kind::Bytes, bytes)
+        self.write(Kind::Bytes, bytes, Deadline::NEVER)
     }
 
-    fn write(&self, kind: Kind, bytes: &[u8]) -> Result<(), Error> {
+    /// As [`send_bytes`](Self::send_bytes), but waits at most `timeout` for room.
+    ///
+    /// # Errors
+    ///
+    /// As for [`send_timeout`](Self::send_timeout).
+    pub fn send_bytes_timeout(&self, bytes: &[u8], timeout: Duration) -> Result<(), Error> {
+        self.write(Kind::Bytes, bytes, Deadline::after(timeout))
+    }
+
+    fn send_until(&self, value: &S, deadline: Deadline) -> Result<(), Error>
+    where
+        S: Transfer,
+    {
+        let mut bytes = Buffer::new();
+        transfer::abroad(|| codec::encode(value, &mut bytes))
+            .map_err(|error| Error::not_encoded(format!("the value cannot be encoded: {error}")))?;
+        self.write(Kind::Value, bytes.as_slice(), deadline)
+    }
+
+    fn write(&self, kind: Kind, bytes: &[u8], deadline: Deadline) -> Result<(), Error> {
         if bytes.len() > self.limits.message {
             return Err(Error::limit(format!(
                 "the message has {} bytes, and may have {}: raise \
@@ -209,17 +242,25 @@ impl<S, R> Client<S, R> {
             )));
         }
         let header = ((bytes.len() as u64) << 8) | kind as u64;
-        let sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = self.stream.write(&header.to_le_bytes(), bytes);
-        if written.is_err() {
+        let late = |text| Err(Error::new(ErrorKind::TimedOut, text));
+        let Some(outgoing) = self.outgoing.enter(deadline) else {
+            return late("another thread was sending until the timeout");
+        };
+        let written = self.stream.write(&header.to_le_bytes(), bytes, deadline);
+        if !matches!(written, Ok(Written::Whole | Written::Nothing)) {
             // A part of a message may be on its way: nothing can follow it.
             self.stream.shutdown();
         }
-        drop(sending);
-        written.map_err(|error| match stream::is_end(&error) {
-            true => ended(),
-            false => Error::system("could not send", error),
-        })
+        drop(outgoing);
+        match written {
+            Ok(Written::Whole) => Ok(()),
+            Ok(Written::Nothing) => late("the other side made no room for the message in time"),
+            Ok(Written::Part) => late(
+                "the other side did not take all of the message in time; the connection has ended",
+            ),
+            Err(error) if stream::is_end(&error) => Err(ended()),
+            Err(error) => Err(Error::system("could not send", error)),
+        }
     }
 
     /// Receives the next value, waiting as long as it takes.
@@ -443,42 +484,40 @@ impl Incoming {
     }
 }
 
-/// Lets one thread receive at a time, and the others wait until a deadline.
+/// Lets one thread at a time at something, and the others wait until a deadline.
 #[derive(Debug)]
-struct Gate {
-    incoming: Mutex<Option<Incoming>>,
+struct Gate<T> {
+    /// Nothing while a thread has it.
+    inside: Mutex<Option<T>>,
     left: Condvar,
 }
 
-impl Gate {
+impl<T: Default> Gate<T> {
     fn new() -> Self {
         Self {
-            incoming: Mutex::new(Some(Incoming::default())),
+            inside: Mutex::new(Some(T::default())),
             left: Condvar::new(),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Incoming>> {
-        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<T>> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, deadline: Deadline) -> Option<Entered<'_>> {
-        let mut incoming = self.lock();
+    fn enter(&self, deadline: Deadline) -> Option<Entered<'_, T>> {
+        let mut inside = self.lock();
         loop {
-            if let Some(incoming) = incoming.take() {
-                return Some(Entered {
-                    gate: self,
-                    incoming,
-                });
+            if let Some(inside) = inside.take() {
+                return Some(Entered { gate: self, inside });
             }
-            incoming = match deadline.remaining() {
+            inside = match deadline.remaining() {
                 None => self
                     .left
-                    .wait(incoming)
+                    .wait(inside)
                     .unwrap_or_else(PoisonError::into_inner),
                 Some(left) if left.is_zero() => return None,
                 Some(left) => {
-                    let waited = self.left.wait_timeout(incoming, left);
+                    let waited = self.left.wait_timeout(inside, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
@@ -486,29 +525,29 @@ impl Gate {
     }
 }
 
-/// What is being received, in the hands of one thread.
-struct Entered<'a> {
-    gate: &'a Gate,
-    incoming: Incoming,
+/// What is behind a gate, in the hands of one thread.
+struct Entered<'a, T: Default> {
+    gate: &'a Gate<T>,
+    inside: T,
 }
 
-impl std::ops::Deref for Entered<'_> {
-    type Target = Incoming;
+impl<T: Default> std::ops::Deref for Entered<'_, T> {
+    type Target = T;
 
-    fn deref(&self) -> &Incoming {
-        &self.incoming
+    fn deref(&self) -> &T {
+        &self.inside
     }
 }
 
-impl std::ops::DerefMut for Entered<'_> {
-    fn deref_mut(&mut self) -> &mut Incoming {
-        &mut self.incoming
+impl<T: Default> std::ops::DerefMut for Entered<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inside
     }
 }
 
-impl Drop for Entered<'_> {
+impl<T: Default> Drop for Entered<'_, T> {
     fn drop(&mut self) {
-        *self.gate.lock() = Some(std::mem::take(&mut self.incoming));
+        *self.gate.lock() = Some(std::mem::take(&mut self.inside));
         self.gate.left.notify_one();
     }
 }

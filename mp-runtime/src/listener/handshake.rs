@@ -5,7 +5,7 @@
 use hmac_sha256::HMAC;
 
 use super::key::Key;
-use super::stream::{self, Stream};
+use super::stream::{self, Stream, Written};
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::sys;
@@ -124,15 +124,25 @@ struct Shaking<'a> {
 
 impl Shaking<'_> {
     fn write(&self, bytes: &[u8]) -> Result<(), Error> {
-        self.stream
-            .write(bytes, &[])
-            .map_err(|error| match stream::is_end(&error) {
-                true => self.ended(),
-                false => {
-                    let other = self.side.other();
-                    Error::system(format!("could not write the handshake to {other}"), error)
-                }
-            })
+        match self.stream.write(bytes, &[], self.deadline) {
+            Ok(Written::Whole) => Ok(()),
+            Ok(_) => Err(self.late()),
+            Err(error) if stream::is_end(&error) => Err(self.ended()),
+            Err(error) => {
+                let other = self.side.other();
+                Err(Error::system(
+                    format!("could not write the handshake to {other}"),
+                    error,
+                ))
+            }
+        }
+    }
+
+    fn late(&self) -> Error {
+        Error::new(
+            ErrorKind::TimedOut,
+            format!("{} did not finish the handshake in time", self.side.other()),
+        )
     }
 
     fn ended(&self) -> Error {
@@ -151,12 +161,7 @@ impl Shaking<'_> {
             match self.stream.read(&mut bytes[got..], self.deadline) {
                 Ok(Some(0)) => return Err(self.ended()),
                 Ok(Some(more)) => got += more,
-                Ok(None) => {
-                    return Err(Error::new(
-                        ErrorKind::TimedOut,
-                        format!("{other} did not finish the handshake in time"),
-                    ));
-                }
+                Ok(None) => return Err(self.late()),
                 Err(error) => {
                     return Err(Error::system(
                         format!("could not read the handshake of {other}"),

@@ -16,6 +16,15 @@ pub(super) enum Stream {
     Tcp(TcpStream),
 }
 
+/// How far a write came before its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Written {
+    Whole,
+    Part,
+    Nothing,
+}
+
 impl Stream {
     /// Connects to who listens there.
     pub(super) fn connect(address: &Address, deadline: Deadline) -> io::Result<Self> {
@@ -56,30 +65,50 @@ impl Stream {
         }
     }
 
-    /// Writes both parts, waiting as long as the other side does not read.
-    pub(super) fn write(&self, head: &[u8], body: &[u8]) -> io::Result<()> {
-        let parts = [IoSlice::new(head), IoSlice::new(body)];
-        let mut written = loop {
-            let written = match self {
-                Self::Unix(stream) => { stream }.write_vectored(&parts),
-                Self::Tcp(stream) => { stream }.write_vectored(&parts),
-            };
-            match written {
+    /// Writes both parts, waiting until the deadline for the other side to read.
+    pub(super) fn write(
+        &self,
+        head: &[u8],
+        body: &[u8],
+        deadline: Deadline,
+    ) -> io::Result<Written> {
+        let mut parts = [IoSlice::new(head), IoSlice::new(body)];
+        let mut rest = &mut parts[..];
+        // Parts that are written are left out, and so is an empty body.
+        IoSlice::advance_slices(&mut rest, 0);
+        let mut written = Written::Nothing;
+        while !rest.is_empty() {
+            match self.write_some(rest, deadline) {
+                Ok(Some(0)) => return Err(ErrorKind::WriteZero.into()),
+                Ok(Some(more)) => {
+                    IoSlice::advance_slices(&mut rest, more);
+                    written = Written::Part;
+                }
+                Ok(None) => return Ok(written),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                written => break written?,
+                Err(error) => return Err(error),
             }
-        };
-        if written < head.len() {
-            self.write_all(&head[written..])?;
-            written = head.len();
         }
-        self.write_all(&body[written - head.len()..])
+        Ok(Written::Whole)
     }
 
-    fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Unix(stream) => { stream }.write_all(bytes),
-            Self::Tcp(stream) => { stream }.write_all(bytes),
+    /// Writes what there is room for; `None` if there is none before the deadline.
+    fn write_some(&self, parts: &[IoSlice<'_>], deadline: Deadline) -> io::Result<Option<usize>> {
+        if deadline == Deadline::NEVER {
+            return match self {
+                Self::Unix(stream) => { stream }.write_vectored(parts).map(Some),
+                Self::Tcp(stream) => { stream }.write_vectored(parts).map(Some),
+            };
+        }
+        loop {
+            match sys::net::send_now(self.as_fd(), parts) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !sys::fd::wait_writable(self.as_fd(), deadline.remaining())? {
+                        return Ok(None);
+                    }
+                }
+                sent => return sent.map(Some),
+            }
         }
     }
 

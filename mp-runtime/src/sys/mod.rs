@@ -78,7 +78,7 @@ pub(crate) mod fd {
         },
         fork::{std_stream, working_directory},
         packet::{packet_pair, receive_packet, send_packet},
-        poll::{Poller, wait_readable},
+        poll::{Poller, wait_readable, wait_writable},
     };
     #[cfg(unix)]
     #[cfg_attr(
@@ -91,7 +91,9 @@ pub(crate) mod fd {
 
 /// What connections between programs need beyond std's sockets.
 pub(crate) mod net {
-    pub(crate) use super::platform::net::{abstract_address, connect_unix, keep_alive, random};
+    pub(crate) use super::platform::net::{
+        abstract_address, connect_unix, keep_alive, random, send_now,
+    };
 }
 
 /// Forking for another process, and making the copy what a process that was started anew would be.

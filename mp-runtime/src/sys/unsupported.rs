@@ -203,6 +203,13 @@ pub(crate) mod poll {
         unsupported()
     }
 
+    pub(crate) fn wait_writable(
+        _fd: BorrowedFd<'_>,
+        _timeout: Option<Duration>,
+    ) -> io::Result<bool> {
+        unsupported()
+    }
+
     /// There is none.
     #[derive(Debug)]
     pub(crate) enum Poller {}
@@ -411,6 +418,13 @@ pub(crate) mod net {
     }
 
     pub(crate) fn keep_alive(_socket: BorrowedFd<'_>) -> io::Result<()> {
+        unsupported()
+    }
+
+    pub(crate) fn send_now(
+        _socket: BorrowedFd<'_>,
+        _parts: &[io::IoSlice<'_>],
+    ) -> io::Result<usize> {
         unsupported()
     }
 

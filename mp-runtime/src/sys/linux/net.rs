@@ -6,10 +6,10 @@
 
 #![expect(
     unsafe_code,
-    reason = "getrandom, and sockets where std has no timeout"
+    reason = "getrandom, and sockets where std has no timeout or would wait"
 )]
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::{offset_of, size_of_val};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
@@ -91,6 +91,22 @@ fn raw_address(address: &SocketAddr) -> (libc::sockaddr_un, libc::socklen_t) {
     }
     let len = offset_of!(libc::sockaddr_un, sun_path) + name.len() + 1;
     (raw, len as libc::socklen_t)
+}
+
+/// Sends as much of the parts as there is room for now, at least a byte.
+pub(crate) fn send_now(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    // SAFETY: zeros are a value of this type.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    // An `IoSlice` is an `iovec`; nothing is written to it.
+    message.msg_iov = parts.as_ptr().cast_mut().cast();
+    message.msg_iovlen = parts.len() as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the message is its parts, which are valid for as long as the call takes.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, flags) };
+    match usize::try_from(sent) {
+        Ok(sent) => Ok(sent),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Has the kernel ask the other machine from time to time whether it is still there, so that one that

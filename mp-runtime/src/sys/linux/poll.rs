@@ -18,9 +18,22 @@ use super::{fd, result::check};
 /// Waits until at least one descriptor is readable, at its end or in error, or the timeout has
 /// passed. Returns whether one is.
 pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<bool> {
+    wait(fds, libc::POLLIN, timeout)
+}
+
+/// As [`wait_readable`], until there is room to write.
+pub(crate) fn wait_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> io::Result<bool> {
+    wait(&[fd], libc::POLLOUT, timeout)
+}
+
+fn wait(
+    fds: &[BorrowedFd<'_>],
+    events: libc::c_short,
+    timeout: Option<Duration>,
+) -> io::Result<bool> {
     let entry = |fd: &BorrowedFd<'_>| libc::pollfd {
         fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
+        events,
         revents: 0,
     };
     let mut entries: Vec<libc::pollfd> = fds.iter().map(entry).collect();
