@@ -567,18 +567,18 @@ impl Arena {
             .or_else(|| self.extend(units))
             .or_else(|| self.find_span(units, usize::MAX))
             .ok_or(OutOfMemory)?;
+        self.split(unit, units);
         let head = self.head();
         let fresh = u64::from(units) - self.count_touched(unit, units);
         let budget = head.budget.load(Ordering::Relaxed);
         if head.charged.load(Ordering::Relaxed) + fresh > budget {
-            // The span itself is no longer in a list: what is idle elsewhere can be given back.
+            // The span itself is in no list: what is idle elsewhere can be given back, its rest too.
             self.give_back_idle();
         }
         if head.charged.load(Ordering::Relaxed) + fresh > budget {
-            self.insert(unit, self.descriptor(unit).units.load(Ordering::Relaxed));
+            self.insert(unit, units);
             return Err(OutOfMemory);
         }
-        self.split(unit, units);
         for unit in unit..unit + units {
             self.descriptor(unit).touched.store(1, Ordering::Relaxed);
         }
@@ -950,6 +950,24 @@ mod tests {
         assert!(arena.allocate(100 * MIB, owner(peers)).is_ok());
         arena.free(blocks[0].id());
         assert_eq!(arena.audit(|_| true).faults, [""; 0]);
+    }
+
+    #[test]
+    fn idle_rest_of_a_span_serves_the_budget() {
+        let ([peers, _], [arena, _]) = pair();
+        let [long, next, last] =
+            [70 * MIB, 30 * MIB, UNIT].map(|bytes| arena.allocate(bytes, owner(peers)).unwrap());
+        // One free span of both, of which the second part stays touched.
+        arena.free(long.id());
+        arena.free(next.id());
+        arena.set_budget(90 * MIB as u64);
+        let block = arena.allocate(80 * MIB, owner(peers)).unwrap();
+        assert_eq!(block.offset(), long.offset());
+        assert!(arena.allocate(10 * MIB, owner(peers)).is_err());
+        arena.free(block.id());
+        check(&arena, 1);
+        arena.free(last.id());
+        check(&arena, 0);
     }
 
     #[test]
