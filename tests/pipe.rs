@@ -11,7 +11,7 @@ use mp::{
     Connection, Process, Queue, RecvBytesIntoError, RecvError, RecvTimeoutError, TryRecvError, pipe,
 };
 use serde::{Deserialize, Serialize};
-use support::watchdog;
+use support::{eventually, watchdog};
 
 /// What goes in one direction only.
 type Receiver<T> = Connection<Infallible, T>;
@@ -217,6 +217,45 @@ fn full_pipe_waits_for_its_receiver() {
         for n in 0..3000 {
             assert_eq!(there.recv().unwrap(), n);
         }
+    });
+}
+
+/// Waits until a thread of this process sleeps.
+fn falls_asleep(thread: libc::pid_t) {
+    eventually(|| {
+        let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status"));
+        status.unwrap().contains("State:\tS")
+    });
+}
+
+/// Runs `send` on a thread and returns when that waits.
+fn waits_in<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    send: impl FnOnce() + Send + 'scope,
+) -> thread::ScopedJoinHandle<'scope, ()> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let sender = scope.spawn(move || {
+        // SAFETY: takes nothing.
+        tell.send(unsafe { libc::gettid() }).unwrap();
+        send();
+    });
+    falls_asleep(told.recv().unwrap());
+    sender
+}
+
+#[test]
+fn room_for_a_small_message_is_told_to_who_has_one() {
+    let _watchdog = watchdog(60);
+    let (here, there) = pipe::<Vec<u8>, Infallible>().unwrap();
+    while here.try_send(vec![1]).is_ok() {}
+    thread::scope(|scope| {
+        let long = waits_in(scope, || here.send(vec![2; 1 << 20]).unwrap());
+        let short = waits_in(scope, || here.send(vec![3]).unwrap());
+        // One is gone: there is room for the short one, though the long one waits for longer.
+        assert_eq!(there.recv().unwrap(), [1]);
+        short.join().unwrap();
+        while there.recv().unwrap()[0] != 2 {}
+        long.join().unwrap();
     });
 }
 

@@ -742,7 +742,11 @@ impl Channel {
         }
         line.lock.unlock(peers);
         fault!("get.taken");
-        let count = scratch.values.count() as u32;
+        let count = match self.is_way {
+            // What is room for one who waits may be none for another, whose message is longer.
+            true => u32::MAX,
+            false => scratch.values.count() as u32,
+        };
         let is_bounded = self.state.items.capacity.load(Ordering::Relaxed) != 0;
         if result.is_some() && (is_bounded || available > MAX_ITEMS / 2) {
             self.state.space.bell.ring_unlocked(peers, count);
