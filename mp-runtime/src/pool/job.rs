@@ -371,11 +371,17 @@ impl Job {
     /// Notes that the worker `holder`, which is gone, did not finish the job; false if it was not
     /// at it.
     pub(super) fn bury(&self, holder: Holder) -> bool {
-        let seen = self.word();
-        seen.phase().is_at_a_worker()
-            && seen.holder() == Some(holder)
-            // AcqRel: what the worker wrote until its death goes to the caller with it.
-            && self.change(seen, seen.to(Phase::Dead), Ordering::AcqRel)
+        loop {
+            let seen = self.word();
+            if !seen.phase().is_at_a_worker() || seen.holder() != Some(holder) {
+                return false;
+            }
+            // AcqRel: what the worker wrote until its death goes to the caller with it. If it fails
+            // the job was doomed meanwhile, and is to be buried all the same: nobody else does.
+            if self.change(seen, seen.to(Phase::Dead), Ordering::AcqRel) {
+                return true;
+            }
+        }
     }
 
     /// Notes that the worker for which alone the job is, and which is gone, did not claim it; false
@@ -663,6 +669,47 @@ mod tests {
         assert_eq!(job.outlook(), Outlook::Waiting);
         assert_eq!(job.runner(), Some(ME));
         assert!(job.bury(ME));
+        assert_eq!(job.outlook(), Outlook::Dead(Some(ME)));
+    }
+
+    #[test]
+    fn job_that_is_doomed_while_it_is_buried_is_dead() {
+        const ROUNDS: u32 = 20_000;
+        let job = job();
+        // How many rounds have begun, and in how many of them the job was doomed.
+        let (begun, doomed) = (AtomicU32::new(0), AtomicU32::new(0));
+        let wait_for = |count: &AtomicU32, least: u32| {
+            let mut looks = 0_u32;
+            while count.load(Ordering::Acquire) < least {
+                looks = looks.wrapping_add(1);
+                match looks % 1000 {
+                    0 => std::thread::yield_now(),
+                    _ => std::hint::spin_loop(),
+                }
+            }
+        };
+        let dead = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    wait_for(&begun, round);
+                    job.doom();
+                    doomed.store(round, Ordering::Release);
+                }
+            });
+            let is_dead = |&round: &u32| {
+                job.offer(0);
+                let _running = claimed(&job, ME);
+                begun.store(round, Ordering::Release);
+                // So that now the one comes first and now the other.
+                (0..round % 64).for_each(|_| std::hint::spin_loop());
+                let is_buried = job.bury(ME);
+                wait_for(&doomed, round);
+                // For the next round, whatever became of this one.
+                is_buried || !job.bury(ME)
+            };
+            (1..=ROUNDS).filter(is_dead).count()
+        });
+        assert_eq!(dead, ROUNDS as usize);
         assert_eq!(job.outlook(), Outlook::Dead(Some(ME)));
     }
 
