@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::sync::Barrier;
 use std::time::Duration;
 
 use mp::{Pool, Queue, TaskError};
@@ -339,4 +340,33 @@ fn process_has_one_pool_and_so_has_each_of_its_workers() {
     let sums = pool.map(sum_in_own_pool, [3, 4, 5]).unwrap();
     assert_eq!(sums.iter().map(|it| it.0).collect::<Vec<_>>(), [5, 14, 30]);
     assert!(sums.iter().all(|it| it.1 != std::process::id()));
+}
+
+/// Jobs that a pool can have out at once, and that one call has in a pool of [`WORKERS`].
+const JOBS: usize = 4096;
+const WORKERS: usize = 16;
+const WINDOW: usize = 2 * WORKERS + 1;
+
+#[test]
+fn calls_that_together_want_more_jobs_than_there_can_be_come_to_an_end() {
+    const CALLERS: usize = JOBS / (WINDOW - 1);
+    let _watchdog = watchdog(120);
+    let mut builder = Pool::builder();
+    let pool = builder.workers(WORKERS).chunk_size(1).build().unwrap();
+    // All put out a job, and then all the next one, until there is none left for anybody.
+    let together = Barrier::new(CALLERS);
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                let items = (0..WINDOW as u64).inspect(|_| {
+                    together.wait();
+                });
+                assert_eq!(pool.map(square, items).unwrap()[5], 25);
+            });
+        }
+    });
+    assert_eq!(pool.stats().done, (CALLERS * WINDOW) as u64);
+    let (audit, jobs) = mp::__private::audit_of_pool(&pool);
+    assert!(audit.faults.is_empty(), "{audit:?}");
+    assert_eq!((audit.process_units, jobs), (0, 0));
 }

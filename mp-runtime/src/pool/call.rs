@@ -446,6 +446,15 @@ impl<'p, R: Transfer> Call<'p, R> {
         if !source.load() {
             return Filled::Exhausted;
         }
+        // Before anything is encoded: who has jobs out goes on without, and takes their results.
+        let Some(index) = self.pool.acquire_job(self.running == 0) else {
+            if self.running > 0 || self.pool.stop().is_some() {
+                return Filled::Blocked;
+            }
+            source.pass();
+            self.fail_next(failure::no_entry());
+            return Filled::Something;
+        };
         let wish = self
             .sizer
             .next(source.left())
@@ -456,6 +465,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         let buffer = Buffer::in_block(arena, me, wire::RECORDS)
             .and_then(|mut out| wire::begin_items(&self.name(), &mut out).map(|()| out));
         let Ok(mut out) = buffer else {
+            self.pool.release_job(index);
             if self.running > 0 {
                 return Filled::Blocked;
             }
@@ -502,8 +512,9 @@ impl<'p, R: Transfer> Call<'p, R> {
         };
         // What was pulled before a panic goes out all the same: each item has its outcome.
         out.truncate(good);
-        if count > 0 {
-            self.put_out(count as u32, out, &sent, began);
+        match count {
+            0 => self.pool.release_job(index),
+            _ => self.put_out(index, count as u32, out, &sent, began),
         }
         if let Err(panic) = encoded {
             if source.is_held() {
@@ -525,24 +536,15 @@ impl<'p, R: Transfer> Call<'p, R> {
         }
     }
 
-    /// Puts a job out.
-    fn put_out(&mut self, count: u32, out: Buffer, sent: &Sent, began: u64) {
+    /// Puts out a job whose entry was acquired.
+    fn put_out(&mut self, index: u32, count: u32, out: Buffer, sent: &Sent, began: u64) {
         let start = self.pulled;
         let len = out.len() as u64;
-        let packed = sent.pack(self.pool.program).ok();
-        // Not without a parcel: nobody would give the entry back.
-        let index = packed.and_then(|_| self.pool.acquire_job());
-        let (Some(parcel), Some(index)) = (packed, index) else {
-            if let Some(parcel) = packed.flatten() {
-                let program = self.pool.program;
-                program.table.discard(&program.arena, parcel);
-            }
-            let is_entry_lacking = packed.is_some() && self.pool.guest().is_some();
+        // Not without a parcel for the handles.
+        let Ok(parcel) = sent.pack(self.pool.program) else {
+            self.pool.release_job(index);
             for _ in 0..count {
-                self.fail_next(match is_entry_lacking {
-                    true => failure::no_entry(),
-                    false => failure::no_room_for_argument(),
-                });
+                self.fail_next(failure::no_room_for_argument());
             }
             return;
         };

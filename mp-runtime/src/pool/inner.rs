@@ -384,9 +384,10 @@ impl Inner {
 
     // Jobs.
 
-    /// Takes a free entry of the job table, waiting for one; `None` if the pool has stopped, or if
-    /// this is a task's call and there is none.
-    pub(super) fn acquire_job(&self) -> Option<u32> {
+    /// Takes a free entry of the job table; `None` if there is none. A call that has no job out may
+    /// wait for one, until the pool has stopped, unless it is a task's. One that has would wait for
+    /// what others have who wait for what it has.
+    pub(super) fn acquire_job(&self, may_wait: bool) -> Option<u32> {
         if let Some(guest) = self.guest() {
             return self.memory.take_entry(guest.me);
         }
@@ -399,7 +400,7 @@ impl Inner {
                 entries.reach += 1;
                 return Some(entries.reach - 1);
             }
-            if self.stop().is_some() {
+            if !may_wait || self.stop().is_some() {
                 return None;
             }
             let waited = self.entry_freed.wait_timeout(entries, NAP);
