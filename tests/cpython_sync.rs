@@ -2,8 +2,9 @@
 //!
 //! Source: `Lib/test/_test_multiprocessing.py` and `Lib/test/lock_tests.py` of CPython (PSF
 //! licence 2). Rewritten: no code was taken over, each test states the behaviour anew in the terms of
-//! `mp`. A test is named after the area and the method that it answers. The rest of the area lock is in
-//! `cpython.rs`. Left out of the areas lock, semaphore, condition, event and barrier are:
+//! `mp`. A test is named after the area and the method that it answers. What several machines can share
+//! as well is in `support/conformance`. Left out of the areas lock, semaphore, condition, event and barrier
+//! are:
 //!
 //! | behaviour | reason |
 //! |---|---|
@@ -19,8 +20,8 @@ use std::thread;
 use std::time::Duration;
 
 use mp::{
-    AcquireTimeoutError, Barrier, BoundedSemaphore, BrokenBarrier, Child, Condition, Event, Lock,
-    OwnerDied, Process, Queue, RLock, Semaphore, TryAcquireError,
+    AcquireTimeoutError, BoundedSemaphore, Child, Condition, Event, Lock, OwnerDied, Process,
+    RLock, Semaphore, TryAcquireError,
 };
 use support::{eventually, watchdog};
 
@@ -120,26 +121,6 @@ fn lock_test_rlock_context() {
 }
 
 // Semaphores.
-
-#[test]
-fn semaphore_test_semaphore() {
-    let _watchdog = watchdog(60);
-    let semaphore = Semaphore::new(2).unwrap();
-    assert_eq!(semaphore.available(), 2);
-    let one = semaphore.acquire();
-    assert_eq!(semaphore.available(), 1);
-    let two = semaphore.acquire();
-    assert_eq!(semaphore.available(), 0);
-    semaphore.try_acquire().unwrap_err();
-    semaphore.acquire_timeout(A_MOMENT).unwrap_err();
-    drop(one);
-    assert_eq!(semaphore.available(), 1);
-    drop(two);
-    assert_eq!(semaphore.available(), 2);
-    semaphore.release();
-    semaphore.release_many(2);
-    assert_eq!(semaphore.available(), 5);
-}
 
 #[test]
 fn semaphore_test_bounded_semaphore() {
@@ -327,229 +308,10 @@ fn condition_test_wait_result() {
 
 // Events.
 
-#[mp::task]
-fn set(event: Event) {
-    event.set();
-}
-
-#[test]
-fn event_test_event() {
-    let _watchdog = watchdog(60);
-    let event = Event::new().unwrap();
-    assert!(!event.is_set());
-    assert!(!event.wait_timeout(Duration::ZERO));
-    assert!(!event.wait_timeout(A_MOMENT));
-    event.set();
-    for _ in 0..2 {
-        assert!(event.is_set());
-        assert!(event.wait_timeout(Duration::ZERO));
-        event.wait();
-    }
-    event.clear();
-    assert!(!event.is_set());
-    assert!(!event.wait_timeout(A_MOMENT));
-    let child = start(Process::new(set, (event.clone(),)));
-    event.wait();
-    child.join().unwrap();
-    assert!(event.is_set());
-}
-
 #[test]
 fn event_test_repr() {
     let event = Event::new().unwrap();
     assert_eq!(format!("{event:?}"), "Event { is_set: false }");
     event.set();
     assert_eq!(format!("{event:?}"), "Event { is_set: true }");
-}
-
-// Barriers.
-
-const PARTIES: u32 = 5;
-
-fn run_parties<R: mp::Transfer>(
-    barrier: &Barrier,
-    process: impl Fn(Barrier) -> Process<R>,
-) -> Vec<R> {
-    let children = (0..barrier.parties())
-        .map(|_| start(process(barrier.clone())))
-        .collect();
-    join_all(children)
-}
-
-#[mp::task]
-fn lockstep(barrier: Barrier, first: Semaphore, second: Semaphore, rounds: u32) {
-    for round in 1..=rounds {
-        first.release();
-        barrier.wait().unwrap();
-        assert_eq!(first.available(), PARTIES * round);
-        second.release();
-        barrier.wait().unwrap();
-        assert_eq!(second.available(), PARTIES * round);
-    }
-}
-
-fn stays_in_step(rounds: u32) {
-    let _watchdog = watchdog(120);
-    let barrier = Barrier::new(PARTIES).unwrap();
-    let (first, second) = (Semaphore::new(0).unwrap(), Semaphore::new(0).unwrap());
-    run_parties(&barrier, |barrier| {
-        Process::new(lockstep, (barrier, first.clone(), second.clone(), rounds))
-    });
-    assert_eq!((barrier.waiting(), barrier.is_broken()), (0, false));
-}
-
-#[test]
-fn barrier_test_barrier() {
-    stays_in_step(1);
-}
-
-#[test]
-fn barrier_test_barrier_10() {
-    stays_in_step(10);
-}
-
-#[mp::task]
-fn act(barrier: Barrier, acted: Semaphore) -> u32 {
-    barrier.wait_with(|| acted.release()).unwrap();
-    // Nobody goes on before it.
-    acted.available()
-}
-
-#[test]
-fn barrier_test_action() {
-    let _watchdog = watchdog(60);
-    let barrier = Barrier::new(PARTIES).unwrap();
-    let acted = Semaphore::new(0).unwrap();
-    for pass in 1..=2 {
-        let seen = run_parties(&barrier, |barrier| {
-            Process::new(act, (barrier, acted.clone()))
-        });
-        assert_eq!(seen, [pass; PARTIES as usize]);
-    }
-}
-
-#[mp::task]
-fn wait_or_abort(barrier: Barrier, ticket: Semaphore) -> Result<u32, BrokenBarrier> {
-    match ticket.try_acquire() {
-        // One of them calls the whole thing off.
-        Ok(ticket) => {
-            ticket.consume();
-            eventually(|| barrier.waiting() == PARTIES - 1);
-            barrier.abort();
-            barrier.wait().map(|passed| passed.index())
-        }
-        Err(_) => barrier.wait().map(|passed| passed.index()),
-    }
-}
-
-#[test]
-fn barrier_test_abort() {
-    let _watchdog = watchdog(60);
-    let barrier = Barrier::new(PARTIES).unwrap();
-    let ticket = Semaphore::new(1).unwrap();
-    let results = run_parties(&barrier, |barrier| {
-        Process::new(wait_or_abort, (barrier, ticket.clone()))
-    });
-    for result in results {
-        assert!(result.unwrap_err().is_abort());
-    }
-    assert!(barrier.is_broken());
-}
-
-#[mp::task]
-fn abort_and_reset(
-    barrier: Barrier,
-    again: Barrier,
-    ticket: Semaphore,
-) -> Result<u32, BrokenBarrier> {
-    let aborted = wait_or_abort(barrier.clone(), ticket);
-    assert!(aborted.unwrap_err().is_abort());
-    // All agree that it was broken before one of them makes it whole.
-    again.wait_with(|| barrier.reset())?;
-    barrier.wait().map(|passed| passed.index())
-}
-
-#[test]
-fn barrier_test_abort_and_reset() {
-    let _watchdog = watchdog(60);
-    let barrier = Barrier::new(PARTIES).unwrap();
-    let again = Barrier::new(PARTIES).unwrap();
-    let ticket = Semaphore::new(1).unwrap();
-    let results = run_parties(&barrier, |barrier| {
-        Process::new(abort_and_reset, (barrier, again.clone(), ticket.clone()))
-    });
-    let mut indices: Vec<_> = results.into_iter().map(Result::unwrap).collect();
-    indices.sort_unstable();
-    assert_eq!(indices, [0, 1, 2, 3, 4]);
-    assert!(!barrier.is_broken());
-}
-
-#[mp::task]
-fn wait_impatiently(barrier: Barrier, late: Semaphore) -> Result<u32, BrokenBarrier> {
-    let result = match late.try_acquire() {
-        Ok(late) => {
-            late.consume();
-            // It comes when the others have lost patience.
-            eventually(|| barrier.is_broken());
-            barrier.wait()
-        }
-        Err(_) => barrier.wait_timeout(A_MOMENT),
-    };
-    result.map(|passed| passed.index())
-}
-
-#[test]
-fn barrier_test_timeout() {
-    let _watchdog = watchdog(60);
-    let barrier = Barrier::new(PARTIES).unwrap();
-    let late = Semaphore::new(1).unwrap();
-    let results = run_parties(&barrier, |barrier| {
-        Process::new(wait_impatiently, (barrier, late.clone()))
-    });
-    for result in results {
-        assert!(result.unwrap_err().is_timeout());
-    }
-}
-
-#[test]
-fn barrier_test_single_thread() {
-    let barrier = Barrier::new(1).unwrap();
-    for _ in 0..3 {
-        let passed = barrier.wait().unwrap();
-        assert_eq!((passed.index(), passed.is_leader()), (0, true));
-        assert!(barrier.try_wait().unwrap().is_leader());
-    }
-}
-
-#[mp::task]
-fn pass_often(barrier: Barrier, leaders: Semaphore, pipe: Queue<u32>, passes: u32) {
-    for pass in 0..passes {
-        let passed = barrier.wait().unwrap();
-        if passed.is_leader() {
-            leaders.release();
-        }
-        // Nobody is more than a pass ahead of anybody.
-        if passed.index() == 0 {
-            pipe.put(pass).unwrap();
-        }
-    }
-}
-
-#[test]
-fn barrier_test_thousand() {
-    let _watchdog = watchdog(300);
-    let passes = 1000;
-    let barrier = Barrier::new(PARTIES).unwrap();
-    let (leaders, firsts) = (Semaphore::new(0).unwrap(), Queue::new().unwrap());
-    run_parties(&barrier, |barrier| {
-        Process::new(
-            pass_often,
-            (barrier, leaders.clone(), firsts.clone(), passes),
-        )
-    });
-    assert_eq!(leaders.available(), passes);
-    firsts.close();
-    let mut seen: Vec<_> = (&firsts).into_iter().collect();
-    seen.sort_unstable();
-    assert_eq!(seen, (0..passes).collect::<Vec<_>>());
 }
