@@ -19,6 +19,7 @@ use super::seat::{Leave, Seat};
 use super::{initializer, wire};
 use crate::deadline::Deadline;
 use crate::error::Error;
+use crate::fault::fault;
 use crate::life::program;
 use crate::loom::Ordering;
 use crate::shm::BlockId;
@@ -204,6 +205,7 @@ impl Attendant {
             }
             Ok(())
         });
+        fault!("attendant.leaving");
         // Before the kill: whoever finds the worker ended waits until we have left, and that may be
         // this very thread.
         drop(through);
@@ -231,6 +233,7 @@ impl Attendant {
         codec::encode(&setup, &mut out).map_err(|_| Broken::Gone)?;
         self.link.send(Kind::Setup, &[out.as_slice()])?;
         self.expect(Kind::Hello)?;
+        fault!("attendant.met");
         // One that has ended meanwhile is nobody's to wait for, but may have said why.
         if program::attach_for(self.pool.program, self.worker) {
             self.seat().take(self.worker);
@@ -239,6 +242,7 @@ impl Attendant {
             Kind::Ready if self.frame.is_empty() => {
                 let seat = self.own_seat().ok_or(Broken::Gone)?;
                 seat.set_ready();
+                fault!("attendant.ready");
                 Ok(())
             }
             Kind::Unfit => {
@@ -277,9 +281,11 @@ impl Attendant {
             }
             let memory = &pool.memory;
             memory.header().finished.fetch_add(1, Ordering::Relaxed);
+            fault!("attendant.committing");
             // Read before the commit: afterwards the job is the caller's.
             let bell = job.bell.load(Ordering::Relaxed);
             let finish = job.finish(running);
+            fault!("attendant.committed");
             memory.done_bell(bell).ring_all(memory.peers());
             if finish == Finish::TakenAway {
                 // Who took it kills the worker.
@@ -396,6 +402,7 @@ impl Attendant {
         let limit = job.limit.load(Ordering::Relaxed);
         let job_frame = link::begin_job(nonce, limit, name, first..last);
         self.link.send(Kind::Job, &[&job_frame, items])?;
+        fault!("attendant.sent");
         let is_timed = limit > 0;
         let mut told = Progress::from(first);
         loop {
@@ -435,6 +442,7 @@ impl Attendant {
                 }
                 _ => return Err(Broken::Senseless),
             }
+            fault!("attendant.heard");
             // So that others know which items may have begun. Results are there when it is over.
             let next = Progress {
                 claimed: progress.claimed,
@@ -473,7 +481,9 @@ impl Attendant {
         }
         match block {
             Ok(block) => {
+                fault!("attendant.copied");
                 job.result.store(block.bits(), Ordering::Release);
+                fault!("attendant.stored");
                 true
             }
             Err(Full) => false,

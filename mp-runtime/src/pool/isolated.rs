@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use super::link::{self, Broken, End, JobFrame, Kind, Link, Setup};
 use super::{current, initializer, wire};
 use crate::error::{Error, Refusal};
+use crate::fault::fault;
 use crate::process::message::Message;
 use crate::shm::buffer::{Buffer, Full};
 use crate::spans;
@@ -33,6 +34,7 @@ impl Isolated {
         let mut link = Link::new(socket);
         let message = expect(&mut link, Kind::Message)?;
         let setup = expect(&mut link, Kind::Setup)?;
+        fault!("isolated.met");
         let worker = Self {
             link,
             setup,
@@ -53,28 +55,33 @@ impl Isolated {
             current::set_isolated(socket);
         }
         self.link.send(Kind::Hello, &[])?;
+        fault!("isolated.greeted");
         let initializer = std::mem::take(&mut self.setup.initializer);
         if !initializer.is_empty()
             && let Err(mut text) = spans::until_installed(|| initializer::run(&initializer))
         {
             text.truncate(text.floor_char_boundary(link::MOST_TEXT as usize));
             self.link.send(Kind::Unfit, &[text.as_bytes()])?;
+            fault!("isolated.unfit");
             return Ok(UNFIT);
         }
         spans::install();
         self.link.send(Kind::Ready, &[])?;
+        fault!("isolated.ready");
         let (mut input, mut out) = (Vec::new(), Buffer::new());
         loop {
             input.clear();
             if self.link.receive(u64::MAX, &mut input)? != Kind::Job {
                 return Err(Broken::Senseless);
             }
+            fault!("isolated.received");
             let job = link::read_job(&input).ok_or(Broken::Senseless)?;
             let end = self.run_job(&job, &mut out)?;
             let most = self.setup.max_memory;
             let is_heavy = most != 0 && sys::process::own_memory().is_ok_and(|bytes| bytes > most);
             self.link
                 .send(Kind::End, &[&job.nonce, &[end as u8, u8::from(is_heavy)]])?;
+            fault!("isolated.ended");
             // What one large job took is not kept for the next.
             if input.capacity() > link::ENOUGH {
                 input = Vec::new();
@@ -93,6 +100,7 @@ impl Isolated {
         };
         spans::begin_job(span);
         self.link.send(Kind::Begun, &[&job.nonce])?;
+        fault!("isolated.begun");
         let (mut items, mut sent) = (job.records, 0);
         for item in 0..job.count {
             if sent >= link::ENOUGH {
@@ -111,9 +119,11 @@ impl Isolated {
             let Ok(tag) = ran else {
                 return Ok(End::Unreadable);
             };
+            fault!("isolated.ran");
             self.keep_to_limit(tag, out);
             self.link
                 .send(Kind::Outcome, &[&job.nonce, out.as_slice()])?;
+            fault!("isolated.told");
             sent += out.len();
         }
         Ok(End::Through)

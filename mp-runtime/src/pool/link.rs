@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault::fault;
 use crate::sys;
 
 /// What a frame is.
@@ -126,6 +127,7 @@ impl Link {
             return self.send_bytes(&bytes);
         }
         self.send_bytes(&bytes)?;
+        fault!("link.headed");
         parts.iter().try_for_each(|part| self.send_bytes(part))
     }
 
