@@ -288,6 +288,53 @@ fn a_semaphore_that_would_have_too_many_permits_panics() {
     assert_eq!(semaphore.available(), u32::MAX);
 }
 
+#[mp::task]
+fn take_one(semaphore: Semaphore, lock: RwLock, taken: Queue<u32>, go_on: Event) {
+    let _permit = semaphore.acquire();
+    let _reading = lock.read().unwrap();
+    taken.put(semaphore.available()).unwrap();
+    go_on.wait();
+}
+
+#[test]
+fn who_has_permits_is_not_read_from_what_the_memory_held_before() {
+    let _watchdog = watchdog(60);
+    // Memory that is free afterwards, and as good as any for the next ones.
+    drop(mp::Bytes::from_slice(&[0xFF; 8 << 20]).unwrap());
+    let made = || (Semaphore::new(4).unwrap(), RwLock::new().unwrap());
+    let all: Vec<_> = (0..16).map(|_| made()).collect();
+    let (taken, go_on) = (Queue::new().unwrap(), Event::new().unwrap());
+    for (semaphore, lock) in &all {
+        assert_eq!(semaphore.available(), 4);
+        assert!(lock.try_write().is_ok());
+    }
+    let (semaphore, lock) = &all[7];
+    let start = || {
+        let arguments = (
+            semaphore.clone(),
+            lock.clone(),
+            taken.clone(),
+            go_on.clone(),
+        );
+        Process::new(take_one, arguments).start().unwrap()
+    };
+    let children: Vec<_> = (0..3).map(|_| start()).collect();
+    let mut left: Vec<_> = (0..3).map(|_| taken.get().unwrap()).collect();
+    left.sort_unstable();
+    assert!(left.iter().all(|&left| left < 4), "{left:?}");
+    assert_eq!(semaphore.available(), 1);
+    assert!(lock.try_write().is_err());
+    assert!(lock.try_read().is_ok());
+    go_on.set();
+    for child in children {
+        child.join().unwrap();
+    }
+    for (semaphore, lock) in &all {
+        assert_eq!(semaphore.available(), 4);
+        assert!(lock.try_write().is_ok());
+    }
+}
+
 #[test]
 fn a_barrier_is_for_at_least_one_and_not_for_too_many() {
     for parties in [0, 65_536] {

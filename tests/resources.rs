@@ -943,3 +943,29 @@ fn killed_program_leaves_nothing() {
         eventually(|| shared().iter().all(|name| before.contains(name)));
     }
 }
+
+/// Bytes of shared memory that this process has touched.
+fn touched() -> u64 {
+    let line = status_line(std::process::id(), "RssShmem").unwrap();
+    let kib: u64 = line.trim_end_matches(" kB").parse().unwrap();
+    kib << 10
+}
+
+#[test]
+fn semaphores_take_no_more_memory_than_they_use() {
+    alone("semaphores_take_no_more_memory_than_they_use", || {
+        let _watchdog = watchdog(120);
+        // What comes with the first one.
+        drop(Semaphore::new(1).unwrap().acquire());
+        let before = touched();
+        let semaphores: Vec<_> = (0..10_000).map(|_| Semaphore::new(1).unwrap()).collect();
+        let unused = touched() - before;
+        for semaphore in &semaphores {
+            drop(semaphore.acquire());
+        }
+        let used = touched() - before;
+        // Their entries in the table of objects, and a page for who has permits.
+        assert!(unused < 16 << 20, "{unused} bytes");
+        assert!(used < 64 << 20, "{used} bytes");
+    });
+}

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::object::{Object, State, describe};
 use super::raw::{Holder, Peers, RawShares};
 use crate::error::Error;
-use crate::loom::{AtomicU64, Ordering};
+use crate::loom::AtomicU64;
 use crate::shm::Owner;
 use crate::shm::table::MAX_PROCESSES;
 use crate::wire::transfer;
@@ -43,12 +43,6 @@ pub(super) fn open<S: HasShares<N>, const N: usize>(
         .arena
         .allocate(N * TABLE, me)
         .map_err(|_| Error::out_of_memory("no shared memory is left for who holds the lock"))?;
-    let entries: &[AtomicU64] = program
-        .region()
-        .slice_at(block.offset(), N * MAX_PROCESSES as usize);
-    for entry in entries {
-        entry.store(0, Ordering::Relaxed);
-    }
     // True: it is ours. From here on it goes with the object.
     let _ = program
         .arena

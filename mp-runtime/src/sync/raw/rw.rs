@@ -247,7 +247,8 @@ mod tests {
 
     impl Shared {
         fn new() -> Arc<Self> {
-            let entries = || (0..4).map(|_| AtomicU64::new(0)).collect();
+            // Whatever their memory held before.
+            let entries = || (0..4).map(|_| AtomicU64::new(u64::MAX)).collect();
             Arc::new(Self {
                 writers: RawMutex::new(),
                 rw: RawRw::new(),

@@ -32,7 +32,8 @@ pub(crate) struct RawShares {
     taken: AtomicU32,
     /// More than which `add` does not make. Written once, before the object is shared.
     bound: AtomicU32,
-    /// Entries that were ever used.
+    /// Entries that were ever used. Those behind them hold whatever their memory held before, and
+    /// cost nothing where that was never touched.
     reach: AtomicU32,
 }
 
@@ -123,14 +124,14 @@ impl RawShares {
         let is_free = self.taken.load(Ordering::Relaxed) < total;
         if is_free {
             let me = peers.me();
+            if self.reach.load(Ordering::Relaxed) <= me.slot() {
+                self.extend(entries, me.slot());
+            }
             let entry = &entries[me.slot() as usize];
             let mut seen = entry.load(Ordering::Relaxed);
             if holder_of(seen) != Some(me) {
                 // The last one in our slot is dead.
                 self.forget_entry(entry, seen);
-                if self.reach.load(Ordering::Relaxed) <= me.slot() {
-                    self.reach.store(me.slot() + 1, Ordering::Relaxed);
-                }
                 seen = u64::from(me.bits()) << 32;
             }
             entry.store(seen + 1, Ordering::Relaxed);
@@ -216,6 +217,10 @@ impl RawShares {
     /// How many shares `holder` has.
     #[cfg(not(loom))]
     pub(crate) fn held_by(&self, entries: &[AtomicU64], holder: Holder) -> u32 {
+        // Acquire, here and in `holders`: pairs with the Release in `extend`.
+        if holder.slot() >= self.reach.load(Ordering::Acquire) {
+            return 0;
+        }
         let seen = entries[holder.slot() as usize].load(Ordering::Relaxed);
         if holder_of(seen) == Some(holder) {
             seen as u32
@@ -231,7 +236,7 @@ impl RawShares {
         peers: &(impl Peers + ?Sized),
         entries: &[AtomicU64],
     ) -> Vec<(Holder, u32)> {
-        entries[..self.reach.load(Ordering::Relaxed) as usize]
+        entries[..self.reach.load(Ordering::Acquire) as usize]
             .iter()
             .map(|entry| entry.load(Ordering::Relaxed))
             .filter_map(|seen| Some((holder_of(seen)?, seen as u32)))
@@ -261,6 +266,18 @@ impl RawShares {
     }
 
     // Under the lock.
+
+    /// Has the entries up to that of `slot` say that nobody has shares. Whoever dies in here has
+    /// written where nobody looks yet.
+    #[cold]
+    fn extend(&self, entries: &[AtomicU64], slot: u32) {
+        let reach = self.reach.load(Ordering::Relaxed);
+        for entry in &entries[reach as usize..=slot as usize] {
+            entry.store(0, Ordering::Relaxed);
+        }
+        // Release: not before the entries are zero.
+        self.reach.store(slot + 1, Ordering::Release);
+    }
 
     /// What the dead one left: the sum may not be that of the entries.
     #[cold]
@@ -323,7 +340,8 @@ mod tests {
         fn new(total: u32) -> Arc<Self> {
             Arc::new(Self {
                 shares: RawShares::new(total),
-                entries: (0..4).map(|_| AtomicU64::new(0)).collect(),
+                // Whatever their memory held before.
+                entries: (0..4).map(|_| AtomicU64::new(u64::MAX)).collect(),
                 world: World::new(),
             })
         }
