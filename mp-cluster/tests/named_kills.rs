@@ -8,7 +8,7 @@ use std::time::Duration;
 use mp::Connection;
 use mp::named::{Cluster, Queue};
 use mp_cluster as mp;
-use support::{Server, eventually, watchdog};
+use support::{Replicas, Server, eventually, watchdog};
 use tempfile::TempDir;
 
 /// Short, so that a test need not wait long; longer than a busy machine stands still.
@@ -292,6 +292,35 @@ fn what_is_held_and_kept_outlives_the_server() {
         assert_eq!(value.get().unwrap(), 7);
         there.queue("later").unwrap().put(8_u32).unwrap();
         assert_eq!(getting.join().unwrap().unwrap(), 8);
+        let token = guard.token();
+        guard.release().unwrap();
+        assert!(waiting.join().unwrap().unwrap() > token);
+    });
+}
+
+#[test]
+fn lock_outlives_the_leader_of_three_replicas() {
+    let _watchdog = watchdog(180);
+    let Some(mut replicas) = Replicas::start() else {
+        return;
+    };
+    let (here, there) = (cluster_at(&replicas.url()), cluster_at(&replicas.url()));
+    let lock = here.lock("it").unwrap();
+    let other = there.lock("it").unwrap();
+    let guard = lock.acquire().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| other.acquire().map(|guard| guard.token()));
+        let event = here.event("it").unwrap();
+        for stream in ["KV_mp_members-default", "KV_mp-default"] {
+            // Until another leads nothing can be written, which may take longer than the lease.
+            let killed = replicas.kill_leader_of(stream);
+            event.set().unwrap();
+            event.clear().unwrap();
+            // Longer than anybody would wait for one that is dead.
+            std::thread::sleep(2 * LEASE);
+            eventually("the lease is renewed", || guard.is_held());
+            replicas.restart(killed);
+        }
         let token = guard.token();
         guard.release().unwrap();
         assert!(waiting.join().unwrap().unwrap() > token);

@@ -48,6 +48,11 @@ impl<S: Release> Claim<S> {
         self.member.is_current()
     }
 
+    /// Whether it is another's to take, since this process was taken for dead while it waited.
+    pub(super) fn is_lost(&self) -> bool {
+        self.member.is_dead()
+    }
+
     /// It was not taken, or is not to be given back.
     pub(super) fn forget(mut self) {
         self.is_given = true;

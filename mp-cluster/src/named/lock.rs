@@ -130,34 +130,39 @@ pub(super) fn acquire(cell: &Cell, until: Until, recovers: bool) -> Result<Optio
     let core = cell.core();
     let who = Who::this_process();
     let acquire = async {
-        let claim = Claim::<LockState>::new(cell).await?;
-        let changed = cell.change(until, |seen: &mut Seen<LockState>, dead| {
-            let is_buried = seen.state.bury(dead);
-            if let Some(error) = seen.state.died().filter(|_| !recovers) {
-                return match is_buried {
-                    true => Step::Write(Err(error)),
-                    false => Step::Leave(Err(error)),
-                };
-            }
-            if seen.state.holder.is_some() {
-                return Step::Wait;
-            }
-            seen.state.died = None;
-            seen.state.holder = Some(Holder {
-                hold: claim.hold.clone(),
-                who: who.clone(),
+        loop {
+            let claim = Claim::<LockState>::new(cell).await?;
+            let changed = cell.change(until, |seen: &mut Seen<LockState>, dead| {
+                let is_buried = seen.state.bury(dead);
+                if let Some(error) = seen.state.died().filter(|_| !recovers) {
+                    return match is_buried {
+                        true => Step::Write(Err(error)),
+                        false => Step::Leave(Err(error)),
+                    };
+                }
+                if seen.state.holder.is_some() {
+                    return Step::Wait;
+                }
+                seen.state.died = None;
+                seen.state.holder = Some(Holder {
+                    hold: claim.hold.clone(),
+                    who: who.clone(),
+                });
+                Step::Write(Ok(seen.data.clone()))
             });
-            Step::Write(Ok(seen.data.clone()))
-        });
-        match changed.await? {
-            Some((Ok(data), token)) => Ok(Some(Held { claim, token, data })),
-            Some((Err(error), _)) => {
-                claim.forget();
-                Err(error)
-            }
-            None => {
-                claim.forget();
-                Ok(None)
+            match changed.await? {
+                Some((Ok(_), _)) if claim.is_lost() => {
+                    claim.give_back().await?;
+                }
+                Some((Ok(data), token)) => return Ok(Some(Held { claim, token, data })),
+                Some((Err(error), _)) => {
+                    claim.forget();
+                    return Err(error);
+                }
+                None => {
+                    claim.forget();
+                    return Ok(None);
+                }
             }
         }
     };

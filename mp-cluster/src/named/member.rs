@@ -87,7 +87,7 @@ impl Member {
         !life.is_dead && Instant::now() < life.until
     }
 
-    fn is_dead(&self) -> bool {
+    pub(super) fn is_dead(&self) -> bool {
         self.life().is_dead
     }
 
@@ -105,6 +105,13 @@ impl Members {
             own: tokio::sync::Mutex::new(None),
             census: Mutex::default(),
         }
+    }
+
+    /// Whether this process has said for too long nothing of itself.
+    async fn is_mute(&self) -> bool {
+        let own = self.own.lock().await;
+        own.as_ref()
+            .is_some_and(|own| !own.is_dead() && !own.is_current())
     }
 
     fn census(&self) -> MutexGuard<'_, Census> {
@@ -204,6 +211,9 @@ impl Core {
         }
         let changes = self.changes();
         let entry = self.entry(&self.members.store, member).await?;
+        // Whoever cannot say itself that it lives does not take others for dead: while the server has no
+        // leader, nobody can. It counts from the beginning then.
+        let is_mute = self.members.is_mute().await;
         let (revision, is_over) = match &entry {
             Some(entry) if entry.operation == Operation::Put => {
                 let lease = serde_json::from_slice::<Note>(&entry.value)
@@ -215,7 +225,7 @@ impl Core {
                 };
                 let mut census = self.members.census();
                 let first = census.seen.entry(member.to_owned()).or_insert(seen);
-                if first.revision != seen.revision || first.changes != seen.changes {
+                if is_mute || first.revision != seen.revision || first.changes != seen.changes {
                     *first = seen;
                 }
                 (entry.revision, first.since.elapsed() >= lease)

@@ -150,21 +150,26 @@ impl Semaphore {
 
     fn take(&self, until: Until) -> Result<Permit<'_>, Error> {
         let take = async {
-            let claim = Claim::<Permits>::new(&self.0).await?;
-            let changed = self.0.change(until, |seen: &mut Seen<Permits>, dead| {
-                seen.state.bury(dead);
-                if seen.state.free == 0 {
-                    return Step::Wait;
-                }
-                seen.state.free -= 1;
-                seen.state.held.push(claim.hold.clone());
-                Step::Write(())
-            });
-            match changed.await? {
-                Some(_) => Ok(Some(claim)),
-                None => {
-                    claim.forget();
-                    Ok(None)
+            loop {
+                let claim = Claim::<Permits>::new(&self.0).await?;
+                let changed = self.0.change(until, |seen: &mut Seen<Permits>, dead| {
+                    seen.state.bury(dead);
+                    if seen.state.free == 0 {
+                        return Step::Wait;
+                    }
+                    seen.state.free -= 1;
+                    seen.state.held.push(claim.hold.clone());
+                    Step::Write(())
+                });
+                match changed.await? {
+                    Some(_) if claim.is_lost() => {
+                        claim.give_back().await?;
+                    }
+                    Some(_) => return Ok(Some(claim)),
+                    None => {
+                        claim.forget();
+                        return Ok(None);
+                    }
                 }
             }
         };

@@ -211,11 +211,16 @@ impl Replicas {
 
     /// Kills the server that the others follow in what concerns the tasks, and returns its place.
     pub(crate) fn kill_leader(&mut self) -> usize {
+        self.kill_leader_of("mp-default")
+    }
+
+    /// As `kill_leader`, of another stream.
+    pub(crate) fn kill_leader_of(&mut self, stream: &str) -> usize {
         let port = |server: &Server| server.ask("/varz")["server_name"].clone();
         let names: Vec<_> = self.0.iter().map(port).collect();
         let mut leader = None;
         eventually("one leads", || {
-            let streams = self.0.iter().find_map(|server| server.stream("mp-default"));
+            let streams = self.0.iter().find_map(|server| server.stream(stream));
             let told = streams.map(|stream| stream["cluster"]["leader"].clone());
             leader = told.and_then(|told| names.iter().position(|name| *name == told));
             leader.is_some()
