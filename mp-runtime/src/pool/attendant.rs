@@ -259,14 +259,14 @@ impl Attendant {
     fn work(&mut self) -> Result<Leave, Broken> {
         let pool = self.pool.clone();
         loop {
-            let (job, running) = match self.next_job(&pool) {
+            let (job, mut running) = match self.next_job(&pool) {
                 Ok(claimed) => claimed,
                 Err(leave) => return Ok(leave),
             };
             let first = job.first.load(Ordering::Relaxed);
             let began = sys::clock::now();
             job.began.store(began, Ordering::Relaxed);
-            let early = match self.see_through(job, &running) {
+            let early = match self.see_through(job, &mut running) {
                 Ended::Early(early) => early,
                 Ended::Gone => return Err(Broken::Gone),
                 Ended::Senseless => return Err(Broken::Senseless),
@@ -340,7 +340,7 @@ impl Attendant {
     }
 
     /// Has the worker run a job, and stores the results that came of it and how far it got.
-    fn see_through(&mut self, job: &Job, running: &Running) -> Ended {
+    fn see_through(&mut self, job: &Job, running: &mut Running) -> Ended {
         let first = job.first.load(Ordering::Relaxed);
         self.results.clear();
         let mut progress = Progress::from(first);
@@ -374,7 +374,7 @@ impl Attendant {
     fn converse(
         &mut self,
         job: &Job,
-        running: &Running,
+        running: &mut Running,
         progress: &mut Progress,
     ) -> Result<Early, Broken> {
         let pool = self.pool.clone();
@@ -389,7 +389,7 @@ impl Attendant {
             }
         }
         let first = progress.done;
-        let count = job.count.load(Ordering::Relaxed);
+        let count = job.count();
         // None any more if its caller has gone.
         let due = u64::from(count.saturating_sub(first));
         if due == 0 {

@@ -206,6 +206,11 @@ impl PoolBuilder {
     /// Hands items to workers in jobs of this many. By default the pool measures how long they take
     /// and makes jobs of about a millisecond; long items go one by one.
     ///
+    /// With 1, items are handed out as they are pulled, and none waits for another while a worker has
+    /// nothing to do. Small ones of a call that returns all results together still share jobs, which
+    /// saves most of what it costs to hand them over: what a worker has not begun is taken away from it
+    /// when another runs out of work.
+    ///
     /// # Panics
     ///
     /// Panics if `items` is 0.

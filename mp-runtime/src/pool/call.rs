@@ -10,10 +10,11 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use super::chunk::Sizer;
+use super::chunk::{MAX_BYTES, Sizer};
 use super::failure;
 use super::inner::{Inner, Stop};
-use super::job::{Early, Outlook, Progress};
+use super::job::{Early, Job, Outlook, Progress};
+use super::region::DRAINING;
 use super::retries::Retries;
 use super::stats::Tally;
 use super::terms::Terms;
@@ -23,13 +24,13 @@ use crate::error::TaskError;
 use crate::fault::fault;
 use crate::life::program::is_forked;
 use crate::loom::Ordering;
-use crate::shm::Owner;
 use crate::shm::buffer::Buffer;
+use crate::shm::{BlockId, Owner};
 use crate::spans;
 use crate::sync::raw::{Holder, Peers};
 use crate::sys;
 use crate::task::Transfer;
-use crate::task::call::decode_result;
+use crate::task::call::{decode_result, read_record};
 use crate::task::panic;
 use crate::task::registry::Entry;
 use crate::trace::{self, Span, Timeline};
@@ -155,6 +156,12 @@ pub(super) struct Call<'p, R> {
     /// What merges the results of a job.
     merge: Option<&'static Entry>,
     span: spans::Call,
+    /// Whether it is told when a worker has nothing to do: it has had jobs that can be cut.
+    is_sharing: bool,
+    /// Whether there was no room to cut a job, and no job has been over since.
+    is_stuck: bool,
+    /// Bytes that an item takes, as far as is known.
+    bytes_each: u64,
     /// The workers for which the items are, one for each, in a call that is for all workers.
     targets: Option<Vec<Holder>>,
     result: PhantomData<fn() -> R>,
@@ -293,6 +300,9 @@ impl<'p, R: Transfer> Call<'p, R> {
             is_many: true,
             merge: None,
             span,
+            is_sharing: false,
+            is_stuck: false,
+            bytes_each: 32,
             targets: None,
             result: PhantomData,
         }
@@ -320,10 +330,10 @@ impl<'p, R: Transfer> Call<'p, R> {
         self
     }
 
-    /// What is to be run, as a job's items say it, the first of which is the next.
-    fn name(&self) -> Cow<'static, str> {
+    /// What is to be run, as a job's items say it, the first of which is the one of that number.
+    fn name(&self, first: u64) -> Cow<'static, str> {
         let merge = self.merge.map(|merge| (merge.name)());
-        let span = self.span.header(self.is_many.then_some(self.pulled));
+        let span = self.span.header(self.is_many.then_some(first));
         wire::name((self.task.name)(), merge, span.as_deref())
     }
 
@@ -382,7 +392,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             }
             let held = held + (self.delivered - before);
             let is_blocked = self.feed(source, held, is_bounded, sink);
-            let harvested = self.harvest(sink);
+            let harvested = self.harvest(sink) || self.share_out();
             if self.chunks.is_empty() && self.is_exhausted {
                 return State::Over;
             }
@@ -455,15 +465,24 @@ impl<'p, R: Transfer> Call<'p, R> {
             self.fail_next(failure::no_entry());
             return Filled::Something;
         };
-        let wish = self
-            .sizer
-            .next(source.left())
-            .min(self.window_left(held, is_bounded));
+        let is_loose = !is_bounded && self.is_loose();
+        let wish = match is_loose {
+            true => self.sizer.next_loose(source.left()),
+            false => self.sizer.next(source.left()),
+        };
+        let wish = wish.min(self.window_left(held, is_bounded));
+        // One that others read while more is written stays where it is.
+        let is_loose = is_loose && wish > 1;
+        let room = match is_loose {
+            true => (wish * self.bytes_each).min(MAX_BYTES as u64) as usize,
+            false => 0,
+        };
         let began = sys::clock::now();
         let me = Owner::Process(self.pool.memory.peers().me());
         let arena = self.pool.memory.arena().clone();
-        let buffer = Buffer::in_block(arena, me, wire::RECORDS)
-            .and_then(|mut out| wire::begin_items(&self.name(), &mut out).map(|()| out));
+        let name = self.name(self.pulled);
+        let buffer = Buffer::in_block(arena, me, wire::RECORDS + room)
+            .and_then(|mut out| wire::begin_items(&name, &mut out).map(|()| out));
         let Ok(mut out) = buffer else {
             self.pool.release_job(index);
             if self.running > 0 {
@@ -474,9 +493,11 @@ impl<'p, R: Transfer> Call<'p, R> {
             return Filled::Something;
         };
         let mut count = 0;
+        let mut open = None;
         let mut failed = None;
         let mut is_blocked = false;
         let mut good = out.len();
+        let is_isolated = self.pool.settings.is_isolated;
         let encode = || {
             while count < wish && !(count > 0 && wire::is_full(out.len())) {
                 if !source.load() {
@@ -485,10 +506,24 @@ impl<'p, R: Transfer> Call<'p, R> {
                 }
                 match wire::write_item(&mut out, |out| source.encode(out)) {
                     Ok(()) => {
+                        if let Some(job) = open
+                            && !self.append(job, count as u32, out.len())
+                        {
+                            // It is encoded again for the next job.
+                            break;
+                        }
                         source.pass();
                         count += 1;
                         good = out.len();
+                        if is_loose && count == 1 {
+                            // Handles go with the job: then it has but this item.
+                            if transfer::has_sent() {
+                                break;
+                            }
+                            open = Some(self.put_out_open(index, &mut out, began));
+                        }
                     }
+                    Err(error) if error.kind == EncodeErrorKind::Full && open.is_some() => break,
                     // The item is tried again once a job is over.
                     Err(error)
                         if error.kind == EncodeErrorKind::Full
@@ -506,15 +541,16 @@ impl<'p, R: Transfer> Call<'p, R> {
             }
         };
         let encode = || catch_unwind(AssertUnwindSafe(encode));
-        let (encoded, sent) = match self.pool.settings.is_isolated {
+        let (encoded, sent) = match is_isolated {
             true => (transfer::abroad(encode), Sent::default()),
             false => transfer::sending(encode),
         };
         // What was pulled before a panic goes out all the same: each item has its outcome.
         out.truncate(good);
-        match count {
-            0 => self.pool.release_job(index),
-            _ => self.put_out(index, count as u32, out, &sent, began),
+        match open {
+            Some(job) => self.close(job, count, out, began),
+            None if count > 0 => self.put_out(index, count as u32, out, &sent, began),
+            None => self.pool.release_job(index),
         }
         if let Err(panic) = encoded {
             if source.is_held() {
@@ -548,32 +584,183 @@ impl<'p, R: Transfer> Call<'p, R> {
             }
             return;
         };
-        let memory = &self.pool.memory;
-        let job = memory.job(index);
-        let block = out.into_block().ok();
-        job.input.store(
-            block.as_ref().map_or(0, |block| block.id().bits()),
-            Ordering::Relaxed,
-        );
-        job.input_len.store(len, Ordering::Relaxed);
-        job.input_parcel
-            .store(parcel.map_or(0, |parcel| parcel.bits()), Ordering::Relaxed);
-        self.pool.hand_to_parent(index, self.terms.depth);
-        job.count.store(count, Ordering::Relaxed);
-        job.bell.store(self.number, Ordering::Relaxed);
-        job.limit.store(self.terms.limit(), Ordering::Relaxed);
+        let block = out.into_block().ok().map(|block| block.id());
+        let job = self.fill_in(index, block, len, parcel);
+        job.set_count(count);
         let target = self.target(start).map_or(0, Holder::bits);
         job.target.store(target, Ordering::Relaxed);
         self.pulled += u64::from(count);
-        self.running += 1;
-        self.bytes += len;
-        let offered = sys::clock::now();
-        job.offered.store(offered, Ordering::Relaxed);
         let mut chunk = Chunk::new(start, Some(index), len);
-        chunk.encoding = (offered - began).max(1);
+        chunk.encoding = (job.offered.load(Ordering::Relaxed) - began).max(1);
         self.chunks.push_back(chunk);
         fault!("pool.filled");
         self.offer(index, 0, 0);
+    }
+
+    /// Fills a free entry in, but for how many items there are and for whom.
+    fn fill_in(
+        &mut self,
+        index: u32,
+        block: Option<BlockId>,
+        len: u64,
+        parcel: Option<BlockId>,
+    ) -> &'p Job {
+        let pool = self.pool;
+        let job = pool.memory.job(index);
+        let bits = |block: Option<BlockId>| block.map_or(0, BlockId::bits);
+        job.input.store(bits(block), Ordering::Relaxed);
+        job.input_len.store(len, Ordering::Relaxed);
+        job.input_parcel.store(bits(parcel), Ordering::Relaxed);
+        pool.hand_to_parent(index, self.terms.depth);
+        job.bell.store(self.number, Ordering::Relaxed);
+        job.limit.store(self.terms.limit(), Ordering::Relaxed);
+        job.target.store(0, Ordering::Relaxed);
+        job.set_loose(false);
+        job.offered.store(sys::clock::now(), Ordering::Relaxed);
+        self.running += 1;
+        self.bytes += len;
+        job
+    }
+
+    // Items that are together only for speed.
+
+    /// Whether items that go one by one may share jobs: then they are still had one by one, since a
+    /// worker that has nothing to do gets what another has not begun. Not of calls that go on only
+    /// when their results are taken, nor where that could not be taken away again.
+    fn is_loose(&self) -> bool {
+        let settings = &self.pool.settings;
+        settings.chunk_size == Some(1)
+            && !settings.is_isolated
+            && self.is_many
+            && self.merge.is_none()
+            && self.targets.is_none()
+            && self.terms.limit() == 0
+            && self.pool.guest().is_none()
+            && self.pool.carrier().is_none()
+    }
+
+    /// Puts a job out with its first item, to which more are added: an input that makes the caller
+    /// wait holds up no item that is there.
+    fn put_out_open(&mut self, index: u32, out: &mut Buffer, began: u64) -> &'p Job {
+        if !self.is_sharing {
+            self.is_sharing = true;
+            self.pool.memory.begin_sharing(self.number);
+        }
+        out.fix();
+        let len = out.len() as u64;
+        let job = self.fill_in(index, out.block().map(|block| block.id()), len, None);
+        job.open(1);
+        job.set_loose(true);
+        let mut chunk = Chunk::new(self.pulled, Some(index), len);
+        chunk.encoding = (job.offered.load(Ordering::Relaxed) - began).max(1);
+        self.pulled += 1;
+        self.chunks.push_back(chunk);
+        fault!("pool.filled");
+        self.offer(index, 0, 0);
+        job
+    }
+
+    /// Adds the next item to a job that is out, which is the one of that number and ends at `len`;
+    /// false if it has to go with another.
+    #[inline]
+    fn append(&mut self, job: &Job, number: u32, len: usize) -> bool {
+        job.input_len.store(len as u64, Ordering::Relaxed);
+        let is_added = !transfer::has_sent() && job.append(number);
+        self.pulled += u64::from(is_added);
+        is_added
+    }
+
+    /// Ends the adding to a job, which has so many items by now.
+    fn close(&mut self, job: &Job, count: u64, mut out: Buffer, began: u64) {
+        // It is the job's.
+        out.give_up_block();
+        let memory = &self.pool.memory;
+        if job.close() {
+            // Whoever has left it to us may have it now.
+            memory.work_bell().ring(memory.peers(), 1);
+        }
+        let len = job.input_len.load(Ordering::Relaxed);
+        self.bytes_each = (len / count.max(1)).max(1);
+        if let Some(chunk) = self.chunks.back_mut() {
+            self.bytes += len - chunk.bytes;
+            chunk.bytes = len;
+            chunk.encoding = (sys::clock::now() - began).max(1);
+        }
+    }
+
+    /// Takes what no worker has begun of a job away again and offers it anew, if a worker has nothing
+    /// to do; false if there is nothing to be had.
+    fn share_out(&mut self) -> bool {
+        let Some(at) = self.shareable() else {
+            return false;
+        };
+        // If there is no room, it is tried again when a job is over.
+        self.is_stuck = self.split(at).is_none();
+        !self.is_stuck
+    }
+
+    /// The chunk of whose job most could be given to a worker that has nothing to do, if there is one.
+    fn shareable(&self) -> Option<usize> {
+        let memory = &self.pool.memory;
+        if !self.is_sharing || self.is_stuck {
+            return None;
+        }
+        let is_wanted = !memory.has_queued() && memory.work_bell().is_awaited();
+        // Workers of a pool that is drained take no job any more.
+        let is_draining = memory.header().flags.load(Ordering::Relaxed) & DRAINING != 0;
+        if !is_wanted || is_draining {
+            return None;
+        }
+        let chunks = self.chunks.iter().enumerate();
+        let left = |(at, chunk): (usize, &Chunk<R>)| {
+            let index = chunk.present().filter(|_| !chunk.is_keeping())?;
+            Some((memory.job(index).left()?, at))
+        };
+        chunks.filter_map(left).max().map(|(_, at)| at)
+    }
+
+    /// Makes two jobs of one; `None` if there is no room.
+    #[cold]
+    fn split(&mut self, at: usize) -> Option<()> {
+        let pool = self.pool;
+        let memory = &pool.memory;
+        let job = memory.job(self.chunks[at].job?);
+        // All that is needed is there before anything is taken away.
+        let begun = job.progress().claimed;
+        let count = job.count().checked_sub(begun)?;
+        let len = job.input_len.load(Ordering::Relaxed) as usize;
+        let (_, mut records) =
+            wire::read_items(memory.bytes(job.input.load(Ordering::Relaxed), len)?)?;
+        for _ in 0..begun {
+            read_record(&mut records)?;
+        }
+        let start = self.chunks[at].start + u64::from(begun);
+        let name = self.name(start);
+        let me = Owner::Process(memory.peers().me());
+        let room = wire::RECORDS + name.len() + records.len();
+        let mut out = Buffer::in_block(memory.arena().clone(), me, room).ok()?;
+        wire::begin_items(&name, &mut out).ok()?;
+        out.write(records).ok()?;
+        let len = out.len() as u64;
+        let block = out.block()?.id();
+        let index = pool.acquire_job(false)?;
+        let Some(from) = job.cut() else {
+            // The worker was quicker.
+            pool.release_job(index);
+            return Some(());
+        };
+        fault!("pool.splitting");
+        out.give_up_block();
+        let job = self.fill_in(index, Some(block), len, None);
+        job.set_count(count);
+        job.set_loose(true);
+        let chunk = Chunk::new(start, Some(index), len);
+        match self.order {
+            Order::Input => self.chunks.insert(at + 1, chunk),
+            Order::Completion => self.chunks.push_back(chunk),
+        }
+        self.offer(index, from - begun, 0);
+        Some(())
     }
 
     /// Offers a job to the workers, from its item `first` on.
@@ -642,7 +829,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         }
         let bell = memory.done_bell(self.number);
         let ticket = bell.listen();
-        if self.pool.stop().is_none() && !is_any_over() {
+        if self.pool.stop().is_none() && !is_any_over() && self.shareable().is_none() {
             bell.wait(memory.peers(), ticket, self.due());
         }
     }
@@ -715,10 +902,11 @@ impl<'p, R: Transfer> Call<'p, R> {
             return;
         };
         fault!("pool.harvesting");
+        self.is_stuck = false;
         let pool = self.pool;
         let job = pool.memory.job(index);
         let first = job.first.load(Ordering::Relaxed);
-        let count = job.count.load(Ordering::Relaxed);
+        let count = job.count();
         let Progress { claimed, done } = job.progress();
         let done = done.clamp(first, count);
         // Acquire: pairs with the Release in the worker's `merge`.
@@ -850,7 +1038,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         let again = chunk.again.swap_remove(ready);
         chunk.retried = Some(again);
         let job = self.pool.memory.job(index);
-        job.count.store(again.item + 1, Ordering::Relaxed);
+        job.set_count(again.item + 1);
         fault!("pool.retrying");
         self.offer(index, again.item, 0);
     }
@@ -1039,7 +1227,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             }
             let Some(index) = chunk.job else { continue };
             let job = self.pool.memory.job(index);
-            let count = job.count.load(Ordering::Relaxed);
+            let count = job.count();
             let first = job.first.load(Ordering::Relaxed);
             let claimed = job.progress().claimed;
             let due = if chunk.rest.is_none() {
@@ -1099,6 +1287,9 @@ impl<R> Drop for Call<'_, R> {
             if let Some(index) = chunk.job {
                 self.pool.abandon_job(index);
             }
+        }
+        if self.is_sharing {
+            self.pool.memory.end_sharing(self.number);
         }
         self.pool.leave_watched(&self.terms);
     }

@@ -9,6 +9,8 @@ use super::job::MOST_ITEMS;
 const TARGET: Duration = Duration::from_millis(1);
 /// The same where jobs go to another machine.
 const REMOTE_TARGET: Duration = Duration::from_millis(20);
+/// The same where items are together only for speed: what is taken away again is handed over anew.
+const LOOSE_TARGET: Duration = Duration::from_micros(100);
 /// How much larger the next job may be than those whose time is known.
 const GROWTH: u64 = 8;
 /// Items of a job at most.
@@ -42,7 +44,10 @@ impl Sizer {
             // One, so that a few long items go to as many workers.
             size: 1,
             each: None,
-            target: TARGET,
+            target: match fixed {
+                Some(_) => LOOSE_TARGET,
+                None => TARGET,
+            },
         }
     }
 
@@ -59,6 +64,11 @@ impl Sizer {
         if let Some(fixed) = self.fixed {
             return fixed.min(self.most);
         }
+        self.next_loose(left)
+    }
+
+    /// The same for a job whose items are together only for speed, whatever size was asked for.
+    pub(super) fn next_loose(&self, left: Option<u64>) -> u64 {
         let share = left.map_or(u64::MAX, |left| left.div_ceil(self.shares));
         self.size.min(share).min(MAX_ITEMS).min(self.most).max(1)
     }

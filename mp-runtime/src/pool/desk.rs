@@ -155,7 +155,7 @@ impl Inner {
             match job.doom() {
                 Some(_) => {
                     // If it has a grace, it stops after the item that it is at.
-                    job.count.store(0, Ordering::Relaxed);
+                    job.set_count(0);
                     self.memory.disown(index);
                     is_left = true;
                 }

@@ -137,7 +137,7 @@ impl Inner {
             Withdrawal::Withdrawn | Withdrawal::IsOver => self.release_unread(index),
             Withdrawal::IsRunning => {
                 // It stops after the item that it is at.
-                self.memory.job(index).count.store(0, Ordering::Relaxed);
+                self.memory.job(index).set_count(0);
                 self.memory.disown(index);
                 fault!("nest.disowned");
                 self.ring_desk();

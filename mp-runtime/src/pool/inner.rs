@@ -491,7 +491,7 @@ impl Inner {
             Withdrawal::Withdrawn | Withdrawal::IsOver => self.release_unread(index),
             Withdrawal::IsRunning => {
                 // It stops after the item that it is at. Whatever it was by now, it is still ours.
-                self.memory.job(index).count.store(0, Ordering::Relaxed);
+                self.memory.job(index).set_count(0);
                 self.withdraw_remotely(index);
                 self.leave_behind(index);
             }

@@ -4,6 +4,7 @@
 //! is its caller's. In [`Phase::Ready`] it is nobody's. In [`Phase::Running`] the worker that the
 //! word names writes `progress`, `result…` and `elapsed`, and the input is constant.
 
+use crate::fault::fault;
 use crate::loom::{AtomicU32, AtomicU64, Ordering};
 use crate::shm::safe::shared;
 use crate::sync::raw::Holder;
@@ -17,17 +18,20 @@ shared! {
     pub(super) struct Job {
         /// See [`Word`]. Changes by compare-and-set only.
         word: AtomicU64,
-        /// `{ expired: 1 bit, epoch: 23 bits, claimed: 20 bits, done: 20 bits }`: items whose run
-        /// began, and items whose result is complete. One store an item, or one compare-and-set if
-        /// the items have a deadline: it fails once that has expired. The epoch is the word's.
+        /// `{ expired: 1 bit, cut: 1 bit, epoch: 22 bits, claimed: 20 bits, done: 20 bits }`: items
+        /// whose run began, and items whose result is complete. One store an item, or one
+        /// compare-and-set if the items have a deadline, or may be taken away again: it fails once
+        /// the one has expired, or the others were. The epoch is the word's.
         progress: AtomicU64,
         /// The block with the items.
         pub(super) input: AtomicU64,
         pub(super) input_len: AtomicU64,
         /// The handles in them: a parcel, discarded by the caller once the job is over.
         pub(super) input_parcel: AtomicU64,
-        /// How many items there are, and how many at their start were finished by another worker.
-        pub(super) count: AtomicU32,
+        /// `{ open: 1 bit, count: 31 bits }`: how many items there are, and whether its caller adds
+        /// more.
+        count: AtomicU32,
+        /// How many items at their start were finished by another worker.
         pub(super) first: AtomicU32,
         /// The block with the results: the worker's while the job runs, then the parent's. When the
         /// results outgrow it the new block's name stands here before the old one is freed.
@@ -50,7 +54,8 @@ shared! {
         /// The only worker that may claim it, as the bits of a [`Holder`]; zero for any. Constant
         /// while it is ready.
         pub(super) target: AtomicU32,
-        _pad: AtomicU32,
+        /// Whether the items are together only for speed: see [`cut`](Job::cut).
+        is_loose: AtomicU32,
         /// The block with what all results were merged into, if they were; of a job that is done.
         pub(super) merged: AtomicU64,
     }
@@ -152,13 +157,17 @@ pub(super) enum Claim {
 /// A job that the calling worker has claimed and must finish.
 #[derive(Debug)]
 #[must_use]
-pub(super) struct Running(Word);
+pub(super) struct Running {
+    word: Word,
+    /// [`CUT`], once the worker has found that the job was cut.
+    cut: u64,
+}
 
 impl Running {
     /// Progress in this use of the entry, as bits.
     #[inline]
     fn progress(&self, progress: Progress) -> u64 {
-        progress.bits(self.0.epoch())
+        progress.bits(self.word.epoch()) | self.cut
     }
 }
 
@@ -208,6 +217,13 @@ pub(super) struct Progress {
 const COUNT_BITS: u32 = 20;
 const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 const EXPIRED: u64 = 1 << 63;
+const CUT: u64 = 1 << 62;
+
+const OPEN: u32 = 1 << 31;
+
+/// How long a job that its caller adds to is left to it, in nanoseconds, even if a worker has nothing
+/// to do: longer than it takes to fill one, unless the input makes the caller wait.
+const RIPENING: u64 = 50_000;
 
 /// Items that a job can have.
 pub(super) const MOST_ITEMS: u32 = COUNT_MASK as u32;
@@ -223,7 +239,7 @@ impl Progress {
 
     #[inline]
     fn bits(self, epoch: u64) -> u64 {
-        let epoch = (epoch << (2 * COUNT_BITS)) & !EXPIRED;
+        let epoch = (epoch << (2 * COUNT_BITS)) & !(EXPIRED | CUT);
         epoch | (u64::from(self.claimed) << COUNT_BITS) | u64::from(self.done)
     }
 
@@ -238,6 +254,14 @@ impl Progress {
 /// The deadline of the item that a worker is at expired before the worker was through with it.
 #[derive(Debug)]
 pub(super) struct Expired;
+
+/// Why a worker gets no further.
+#[derive(Debug)]
+pub(super) enum Held {
+    Expired,
+    /// The items that it has not begun are no longer its own.
+    Cut,
+}
 
 /// What the parent finds when it looks for items that take too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -331,7 +355,7 @@ impl Job {
         let mine = Word::new(Phase::Running, seen.attempt(), me.bits(), seen.epoch());
         // Acquire: pairs with the Release in `offer`.
         match self.change(seen, mine, Ordering::Acquire) {
-            true => Claim::Mine(Running(mine)),
+            true => Claim::Mine(Running { word: mine, cut: 0 }),
             false => Claim::NotReady,
         }
     }
@@ -340,7 +364,8 @@ impl Job {
     #[inline]
     pub(super) fn finish(&self, running: Running) -> Finish {
         // Release: pairs with the Acquire in `outlook`; the results are complete.
-        match self.change(running.0, running.0.to(Phase::Done), Ordering::Release) {
+        let done = running.word.to(Phase::Done);
+        match self.change(running.word, done, Ordering::Release) {
             true => Finish::Committed,
             false => Finish::TakenAway,
         }
@@ -463,30 +488,149 @@ impl Job {
         self.progress.load(Ordering::Acquire) & EXPIRED != 0
     }
 
-    /// Notes how far the worker is, which was at `from`.
+    /// How many items there are.
     #[inline]
-    pub(super) fn advance(
-        &self,
-        running: &Running,
-        from: Progress,
-        to: Progress,
-        is_timed: bool,
-    ) -> Result<(), Expired> {
-        let to = running.progress(to);
-        if !is_timed {
-            self.progress.store(to, Ordering::Release);
-            return Ok(());
-        }
-        // Release, as without a limit. If it fails, `expire` was there first.
-        self.progress
+    pub(super) fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed) & !OPEN
+    }
+
+    /// Says how many items there are.
+    pub(super) fn set_count(&self, count: u32) {
+        self.count.store(count, Ordering::Relaxed);
+    }
+
+    /// Says whether the items are together only for speed.
+    pub(super) fn set_loose(&self, is_loose: bool) {
+        self.is_loose.store(u32::from(is_loose), Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(super) fn is_loose(&self) -> bool {
+        self.is_loose.load(Ordering::Relaxed) != 0
+    }
+
+    /// Says how many items there are so far, of a job that its caller adds to after it has offered
+    /// it.
+    pub(super) fn open(&self, count: u32) {
+        self.count.store(OPEN | count, Ordering::Relaxed);
+    }
+
+    /// Adds an item, which is the one of that number and lies where it belongs; false if the job is
+    /// no longer open.
+    #[inline]
+    pub(super) fn append(&self, number: u32) -> bool {
+        // Release: pairs with the Acquire in `close`; the item is there.
+        self.count
             .compare_exchange(
-                running.progress(from),
-                to,
+                OPEN | number,
+                OPEN | (number + 1),
                 Ordering::Release,
                 Ordering::Relaxed,
             )
-            .map(drop)
-            .map_err(|_| Expired)
+            .is_ok()
+    }
+
+    /// Whether its caller may add items.
+    #[inline]
+    pub(super) fn is_open(&self) -> bool {
+        // Acquire: pairs with `append` and `close`; if it is not, all items are there.
+        self.count.load(Ordering::Acquire) & OPEN != 0
+    }
+
+    /// Ends the adding of items; false if it had ended.
+    pub(super) fn close(&self) -> bool {
+        self.count.fetch_and(!OPEN, Ordering::AcqRel) & OPEN != 0
+    }
+
+    /// Until when the job is left to its caller, which adds to it; `None` if it is not.
+    #[inline]
+    pub(super) fn ripens(&self) -> Option<u64> {
+        self.is_open()
+            .then(|| self.offered.load(Ordering::Relaxed) + RIPENING)
+    }
+
+    /// How many of its items the worker that is at one of them has not begun, if these can be taken
+    /// away again.
+    pub(super) fn left(&self) -> Option<u32> {
+        let claimed = self.is_loose().then(|| self.begun())??.1;
+        self.count().checked_sub(claimed).filter(|&left| left > 0)
+    }
+
+    /// Takes away the items that the worker that is at one of them has not begun: from the one on
+    /// that it returns. `None` if there are none. The caller's alone.
+    pub(super) fn cut(&self) -> Option<u32> {
+        self.left()?;
+        let (bits, claimed) = self.begun()?;
+        // AcqRel: from here on the worker begins no item of this job any more.
+        let cut =
+            self.progress
+                .compare_exchange(bits, bits | CUT, Ordering::AcqRel, Ordering::Relaxed);
+        cut.ok()?;
+        self.set_count(claimed);
+        Some(claimed)
+    }
+
+    /// How far a worker is that has begun an item and may begin another, as bits and as a number.
+    fn begun(&self) -> Option<(u64, u32)> {
+        let seen = self.word();
+        // Acquire: as in `progress`.
+        let bits = self.progress.load(Ordering::Acquire);
+        let progress = Progress::from_bits(bits);
+        let has_begun = progress.claimed > self.first.load(Ordering::Relaxed)
+            // Nor cut, nor expired, nor of another use of the entry.
+            && bits == progress.bits(seen.epoch());
+        (seen.phase() == Phase::Running && has_begun).then_some((bits, progress.claimed))
+    }
+
+    /// Notes how far the worker is, which was at `from`. Fails only if `is_watched`: if the items
+    /// have a deadline or may be taken away.
+    #[inline]
+    pub(super) fn advance(
+        &self,
+        running: &mut Running,
+        from: Progress,
+        to: Progress,
+        is_watched: bool,
+    ) -> Result<(), Held> {
+        let bits = running.progress(to);
+        if !is_watched {
+            self.progress.store(bits, Ordering::Release);
+            return Ok(());
+        }
+        // Release, as without a limit. If it fails, `expire` or `cut` was there first.
+        let advanced = self.progress.compare_exchange(
+            running.progress(from),
+            bits,
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        match advanced {
+            Ok(_) => Ok(()),
+            Err(now) if now & EXPIRED != 0 => Err(Held::Expired),
+            Err(_) => {
+                fault!("pool.cut");
+                running.cut = CUT;
+                Err(Held::Cut)
+            }
+        }
+    }
+
+    /// Notes how far the worker got, which was at `from` and begins no further item.
+    pub(super) fn rest(
+        &self,
+        running: &mut Running,
+        from: Progress,
+        to: Progress,
+        is_watched: bool,
+    ) -> Result<(), Expired> {
+        loop {
+            match self.advance(running, from, to, is_watched) {
+                Ok(()) => return Ok(()),
+                Err(Held::Expired) => return Err(Expired),
+                // At most once.
+                Err(Held::Cut) => {}
+            }
+        }
     }
 
     /// Notes how far the worker got, also if an item has expired.
@@ -595,7 +739,7 @@ mod tests {
             item_began: zero(),
             offered: zero(),
             target: AtomicU32::new(0),
-            _pad: AtomicU32::new(0),
+            is_loose: AtomicU32::new(0),
             merged: zero(),
         }
     }
@@ -746,24 +890,24 @@ mod tests {
         let job = job();
         job.limit.store(10, Ordering::Relaxed);
         job.offer(0);
-        let running = claimed(&job, ME);
+        let mut running = claimed(&job, ME);
         let [untouched, first, between] =
             [(0, 0), (1, 0), (1, 1)].map(|(claimed, done)| Progress { claimed, done });
         assert_eq!(job.expire(100, 0), Expiry::None);
         job.item_began.store(50, Ordering::Relaxed);
-        assert!(job.advance(&running, untouched, first, true).is_ok());
+        assert!(job.advance(&mut running, untouched, first, true).is_ok());
         assert_eq!(job.expire(59, 0), Expiry::Due(60));
         assert_eq!(job.expire(60, 5), Expiry::Due(65));
-        assert!(job.advance(&running, first, between, true).is_ok());
+        assert!(job.advance(&mut running, first, between, true).is_ok());
         assert_eq!(job.expire(100, 0), Expiry::None);
         let second = Progress {
             claimed: 2,
             done: 1,
         };
-        assert!(job.advance(&running, between, second, true).is_ok());
+        assert!(job.advance(&mut running, between, second, true).is_ok());
         assert_eq!(job.expire(60, 0), Expiry::Expired(ME));
         assert!(
-            job.advance(&running, second, Progress::from(2), true)
+            job.advance(&mut running, second, Progress::from(2), true)
                 .is_err()
         );
         assert_eq!(job.progress(), second);
@@ -771,6 +915,81 @@ mod tests {
         assert!(job.bury(ME));
         job.offer(0);
         assert!(!job.is_expired());
+    }
+
+    #[test]
+    fn items_are_added_until_the_job_is_closed() {
+        let job = job();
+        job.open(1);
+        job.offer(0);
+        assert!(job.append(1) && job.append(2));
+        assert!(job.ripens().is_some());
+        let _running = claimed(&job, ME);
+        assert!(job.close() && !job.close());
+        assert!(!job.append(3) && !job.is_open());
+        assert_eq!((job.count(), job.ripens()), (3, None));
+    }
+
+    #[test]
+    fn only_what_was_not_begun_of_a_job_at_a_worker_is_taken_away() {
+        let job = job();
+        job.set_count(3);
+        job.set_loose(true);
+        job.offer(0);
+        assert_eq!(job.cut(), None);
+        let mut running = claimed(&job, ME);
+        assert_eq!(job.cut(), None);
+        let [untouched, first, second] =
+            [(0, 0), (1, 0), (2, 1)].map(|(claimed, done)| Progress { claimed, done });
+        assert!(job.advance(&mut running, untouched, first, true).is_ok());
+        assert_eq!(job.left(), Some(2));
+        assert_eq!(job.cut(), Some(1));
+        assert_eq!((job.count(), job.left(), job.cut()), (1, None, None));
+        let advanced = job.advance(&mut running, first, second, true);
+        assert!(matches!(advanced, Err(Held::Cut)));
+        let through = Progress::from(1);
+        assert!(job.rest(&mut running, first, through, true).is_ok());
+        assert_eq!(job.finish(running), Finish::Committed);
+        assert_eq!(job.progress(), through);
+        // Another use of the entry is whole again.
+        job.set_count(3);
+        job.offer(0);
+        let mut running = claimed(&job, ME);
+        assert!(job.advance(&mut running, untouched, first, true).is_ok());
+        assert!(job.advance(&mut running, first, second, true).is_ok());
+        assert_eq!(job.cut(), Some(2));
+    }
+
+    #[test]
+    fn each_item_is_the_workers_or_taken_away() {
+        const ITEMS: u32 = 100;
+        let job = job();
+        job.set_loose(true);
+        for _ in 0..1000 {
+            job.set_count(ITEMS);
+            job.offer(0);
+            let mut running = claimed(&job, ME);
+            std::thread::scope(|scope| {
+                let worker = scope.spawn(|| {
+                    let mut at = Progress::from(0);
+                    while at.claimed < ITEMS {
+                        let (claimed, done) = (at.claimed + 1, at.claimed);
+                        let next = Progress { claimed, done };
+                        if job.advance(&mut running, at, next, true).is_err() {
+                            break;
+                        }
+                        at = next;
+                    }
+                    let through = Progress::from(at.claimed);
+                    assert!(job.rest(&mut running, at, through, true).is_ok());
+                    at.claimed
+                });
+                let from = (0..50).find_map(|_| job.cut());
+                assert_eq!(worker.join().unwrap(), from.unwrap_or(ITEMS));
+            });
+            assert_eq!(job.finish(running), Finish::Committed);
+            job.release();
+        }
     }
 
     #[test]

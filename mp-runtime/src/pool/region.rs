@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::job::{Claim, JOBS, Job, Running};
 use super::nest::{NESTED, Nest};
@@ -25,7 +26,7 @@ use crate::sys;
 pub(super) const BELLS: usize = 256;
 
 /// "mp pool" and the version of the layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x03");
+const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x04");
 
 /// New calls are refused, and workers end once none is left.
 pub(super) const CLOSED: u64 = 1;
@@ -103,6 +104,18 @@ shared! {
         desk: Bell,
         /// Callers.
         done: [Bell; BELLS],
+        sharing: Sharing,
+    }
+}
+
+shared! {
+    /// The calls of the parent that have jobs whose items are together only for speed.
+    #[repr(align(128))]
+    struct Sharing {
+        calls: AtomicU64,
+        /// The same by bell.
+        at: [AtomicU32; BELLS],
+        _pad: [AtomicU64; 15],
     }
 }
 
@@ -326,8 +339,9 @@ impl Memory {
         }
     }
 
-    /// Takes the next job that is ready for `me`. A kill at any point loses nothing: before the
-    /// claim the job is ready and in the ring, after it the job names us.
+    /// Takes the next job that is ready for `me`, unless that is left to its caller for a moment. A
+    /// kill at any point loses nothing: before the claim the job is ready and in the ring, after it
+    /// the job names us.
     pub(super) fn claim(&self, me: Holder) -> Option<(&Job, Running)> {
         let ring = self.ring();
         loop {
@@ -340,6 +354,9 @@ impl Memory {
             // If others have passed the entry by now, it may hold a newer job: that one is ready
             // or not by its own word, and its own entry is passed over later.
             let job = self.job(ring.entry(head).load(Ordering::Acquire) % JOBS);
+            if job.is_ready() && is_unripe(job) {
+                return None;
+            }
             match job.claim(me) {
                 Claim::Mine(running) => {
                     fault!("pool.claimed");
@@ -399,10 +416,65 @@ impl Memory {
         }
     }
 
-    /// Whether there may be a job in the ring.
+    /// Whether there may be a job in the ring, other than one that is left to its caller for a
+    /// moment.
     fn has_entry(&self) -> bool {
+        self.first()
+            .is_some_and(|job| !job.is_ready() || !is_unripe(job))
+    }
+
+    /// Whether there may be a job in the ring.
+    pub(super) fn has_queued(&self) -> bool {
+        self.first().is_some()
+    }
+
+    /// The job at the head of the ring.
+    fn first(&self) -> Option<&Job> {
         let ring = self.ring();
-        ring.head.load(Ordering::Acquire) < ring.tail.load(Ordering::Acquire)
+        let head = ring.head.load(Ordering::Acquire);
+        (head < ring.tail.load(Ordering::Acquire))
+            .then(|| self.job(ring.entry(head).load(Ordering::Acquire) % JOBS))
+    }
+
+    /// How long the job at the head of the ring is left to its caller, if it is.
+    pub(super) fn ripens_in(&self) -> Option<Duration> {
+        let job = self.first().filter(|job| job.is_ready())?;
+        let left = job.ripens()?.saturating_sub(sys::clock::now());
+        Some(Duration::from_nanos(left))
+    }
+
+    // Calls whose items are together only for speed.
+
+    /// Has the call of that number told when a worker has nothing to do.
+    pub(super) fn begin_sharing(&self, number: u32) {
+        let sharing = self.sharing();
+        sharing.at(number).fetch_add(1, Ordering::Relaxed);
+        // Relaxed: the fence in `listen` orders it, as it does any change that a bell is about.
+        sharing.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Undoes [`begin_sharing`](Self::begin_sharing).
+    pub(super) fn end_sharing(&self, number: u32) {
+        let sharing = self.sharing();
+        sharing.calls.fetch_sub(1, Ordering::Relaxed);
+        sharing.at(number).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Tells calls that may have work for it that a worker has none: the calling one, which listens.
+    pub(super) fn ask_for_shares(&self) {
+        let sharing = self.sharing();
+        if sharing.calls.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for (number, calls) in sharing.at.iter().enumerate() {
+            if calls.load(Ordering::Relaxed) > 0 {
+                self.done_bell(number as u32).ring_all(self.peers);
+            }
+        }
+    }
+
+    fn sharing(&self) -> &Sharing {
+        &self.bells().sharing
     }
 
     fn ring(&self) -> &Ring {
@@ -452,6 +524,18 @@ impl Memory {
     fn bells(&self) -> &Bells {
         self.region.at(BELLS_AT)
     }
+}
+
+impl Sharing {
+    fn at(&self, number: u32) -> &AtomicU32 {
+        &self.at[number as usize % BELLS]
+    }
+}
+
+/// Whether a job is left to its caller, which adds to it, for a moment yet.
+#[inline]
+fn is_unripe(job: &Job) -> bool {
+    job.ripens().is_some_and(|ripe| sys::clock::now() < ripe)
 }
 
 impl Ring {

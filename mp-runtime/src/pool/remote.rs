@@ -97,7 +97,7 @@ impl Shipment {
         let job = self.job();
         let first = job.first.load(Ordering::Relaxed);
         // None any more if its caller has gone.
-        let count = job.count.load(Ordering::Relaxed).saturating_sub(first);
+        let count = job.count().saturating_sub(first);
         let Some((_, mut records)) = self.contents() else {
             return (0, &[]);
         };

@@ -280,7 +280,7 @@ impl Inner {
             if !job.is_out() {
                 continue;
             }
-            let count = u64::from(job.count.load(Ordering::Relaxed));
+            let count = u64::from(job.count());
             match job.runner() {
                 Some(worker) => {
                     let progress = job.progress();

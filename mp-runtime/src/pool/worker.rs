@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::current;
 use super::guest;
-use super::job::{Early, Expired, Finish, Job, Progress, Running};
+use super::job::{Early, Expired, Finish, Held, Job, Progress, Running};
 use super::reduce;
 use super::region::{CLOSED, Choice, DRAINING, Memory, STOPPED};
 use super::seat::{Leave, Seat};
@@ -203,6 +203,8 @@ impl<'a> Worker<'a> {
             let is_asked = self.seat.is_dismissed(self.me)
                 || self.seat.letters() != self.letters
                 || self.seat.stands_by(self.me) != stands_by;
+            // Before it is looked for others, which may be hidden behind that one.
+            let ripens_in = memory.ripens_in();
             let now = header.flags.load(Ordering::Acquire);
             if now != flags || memory.has_work(choice) || is_asked {
                 continue;
@@ -210,6 +212,9 @@ impl<'a> Worker<'a> {
             // Whoever changes any of it rings the bell afterwards.
             if !self.must_stay(flags) {
                 return Err(Leave::Over);
+            }
+            if ripens_in.is_none() {
+                memory.ask_for_shares();
             }
             fault!("pool.idle");
             let idle = *idle_until.get_or_insert_with(|| Deadline::after(self.idle_timeout));
@@ -219,7 +224,7 @@ impl<'a> Worker<'a> {
                 }
                 false => {
                     standby_until = None;
-                    idle
+                    ripens_in.map_or(idle, |left| Deadline::after(left).earlier(idle))
                 }
             };
             bell.wait(memory.peers(), ticket, deadline);
@@ -256,13 +261,17 @@ impl<'a> Worker<'a> {
         self.memory.is_nested_busy()
     }
 
-    fn run_job(&mut self, job: &'a Job, running: Running) -> Finish {
+    fn run_job(&mut self, job: &'a Job, mut running: Running) -> Finish {
+        if job.is_open() {
+            job.close();
+            fault!("pool.closed");
+        }
         let began = sys::clock::now();
         job.began.store(began, Ordering::Relaxed);
         let index = self.memory.index_of(job);
         self.memory.note_worker(index, self.me, &self.name);
         let first = job.first.load(Ordering::Relaxed);
-        let ran = self.run_items(job, &running);
+        let ran = self.run_items(job, &mut running);
         current::set_job(None);
         let early = match ran {
             Ok(early) => early,
@@ -300,7 +309,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Runs the items that are due, and returns why it stopped before the last, if it did.
-    fn run_items(&mut self, job: &'a Job, running: &Running) -> Result<Early, Halt> {
+    fn run_items(&mut self, job: &'a Job, running: &mut Running) -> Result<Early, Halt> {
         let input_len = job.input_len.load(Ordering::Relaxed) as usize;
         let input = self
             .memory
@@ -315,7 +324,7 @@ impl<'a> Worker<'a> {
             return Ok(Early::Unreadable);
         };
         let first = job.first.load(Ordering::Relaxed);
-        let count = job.count.load(Ordering::Relaxed);
+        let count = job.count();
         for _ in 0..first {
             if read_record(&mut items).is_none() {
                 return Ok(Early::Unreadable);
@@ -374,18 +383,19 @@ impl<'a> Worker<'a> {
     fn run_each(
         &self,
         job: &Job,
-        running: &Running,
+        running: &mut Running,
         task: &Entry,
         mut items: &[u8],
         first: u32,
         out: &mut Buffer,
     ) -> Result<(Early, u32), Halt> {
         let is_timed = job.limit.load(Ordering::Relaxed) > 0;
+        let is_watched = is_timed || job.is_loose();
         let mut at = Progress::from(first);
         let early = loop {
             let done = at.claimed;
             // Less than there were, once its caller has gone.
-            if done >= job.count.load(Ordering::Relaxed) {
+            if done >= job.count() {
                 break Early::No;
             }
             if u64::from(done - first) == self.left {
@@ -403,8 +413,11 @@ impl<'a> Worker<'a> {
                 // Its time is not that of the one before it, which is over by the clock as well.
                 job.item_began.store(sys::clock::now(), Ordering::Relaxed);
             }
-            job.advance(running, at, next, is_timed)?;
-            at = next;
+            match job.advance(running, at, next, is_watched) {
+                Ok(()) => at = next,
+                Err(Held::Cut) => break Early::No,
+                Err(Held::Expired) => return Err(Halt::Expired),
+            }
             fault!("pool.item");
             spans::begin_item(done);
             let start = out.len();
@@ -418,13 +431,13 @@ impl<'a> Worker<'a> {
                 out.truncate(start);
                 // Before the progress says that no item is being run: this one was.
                 job.set_early(Early::OutOfMemory);
-                job.advance(running, at, Progress::from(done), is_timed)?;
+                job.rest(running, at, Progress::from(done), is_watched)?;
                 return Ok((Early::OutOfMemory, done));
             }
             fault!("pool.ran");
         };
         let done = at.claimed;
-        job.advance(running, at, Progress::from(done), is_timed)?;
+        job.rest(running, at, Progress::from(done), is_watched)?;
         Ok((early, done))
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Buffer {
     home: Option<(Arc<Arena>, Owner)>,
     /// Where in the arena's region the block's name is kept, if somewhere.
     published: Option<u64>,
+    /// Whether the bytes stay where they are: what does not fit is refused.
+    is_fixed: bool,
 }
 
 // SAFETY: `start` points into `private` or into `block`, both of which move with the buffer.
@@ -61,6 +63,7 @@ impl Buffer {
             block: None,
             home,
             published: None,
+            is_fixed: false,
         }
     }
 
@@ -175,8 +178,17 @@ impl Buffer {
             .and_then(|(arena, _)| arena.region().offset_of(word));
     }
 
+    /// Has the bytes stay where they are, since others read the first of them: what does not fit is
+    /// refused.
+    pub(crate) fn fix(&mut self) {
+        self.is_fixed = true;
+    }
+
     #[cold]
     fn grow(&mut self, more: usize) -> Result<(), Full> {
+        if self.is_fixed {
+            return Err(OutOfMemory);
+        }
         let needed = self.len.checked_add(more).ok_or(OutOfMemory)?;
         // By four: a block is taken from memory that is sparse, and each move copies.
         let wish = needed.max(self.capacity.saturating_mul(4));

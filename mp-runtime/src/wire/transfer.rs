@@ -191,6 +191,12 @@ pub(crate) fn take_sent() -> Option<Sent> {
         .filter(|sent| !sent.is_empty())
 }
 
+/// Whether a handle was serialised since the present scope began.
+#[inline]
+pub(crate) fn has_sent() -> bool {
+    HAS_SENT.get()
+}
+
 /// Runs `decode`, in which handles may be deserialised.
 #[inline]
 pub(crate) fn receiving<R>(program: &Program, decode: impl FnOnce() -> R) -> R {

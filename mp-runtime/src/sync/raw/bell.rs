@@ -58,6 +58,11 @@ impl Bell {
         Ticket(ticket)
     }
 
+    /// Whether somebody may be asleep on it. As after a change: the caller has passed a fence since.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & WAITING != 0
+    }
+
     /// Sleeps until a ring after `ticket`, until `deadline`, or for no reason.
     pub(crate) fn wait(&self, peers: &(impl Peers + ?Sized), ticket: Ticket, deadline: Deadline) {
         peers.sleep(&self.word, ticket.0, None, deadline);

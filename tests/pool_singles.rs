@@ -1,0 +1,149 @@
+//! Items that go one by one and share jobs where they are small: nobody can tell but by the time it
+//! takes.
+
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mp::{Event, Pool, PoolBuilder, Queue, Value};
+use support::watchdog;
+
+/// Many enough to share jobs after the first.
+const MANY: u64 = 20_000;
+
+/// What the tasks of a pool have in common.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
+struct Common {
+    /// Items that were begun.
+    runs: Value<u64>,
+    /// Set when all but the one were.
+    others: Event,
+}
+
+impl Common {
+    fn new() -> Self {
+        Self {
+            runs: Value::new(0).unwrap(),
+            others: Event::new().unwrap(),
+        }
+    }
+}
+
+#[mp::task]
+fn share(common: Common) {
+    mp::set_worker_state(common);
+}
+
+/// With two workers, each of which has `common` for its state.
+fn builder(common: &Common) -> PoolBuilder {
+    let mut builder = Pool::builder();
+    builder.workers(2).chunk_size(1);
+    builder.initializer(share, (common.clone(),));
+    builder
+}
+
+/// The one that waits for all others.
+const SLOW: u64 = MANY / 2 + 77;
+
+#[mp::task]
+fn wait_if_slow(n: u64) -> u64 {
+    let common = mp::worker_state::<Common>();
+    if common.runs.fetch_add(1) + 1 == MANY {
+        common.others.set();
+    }
+    if n == SLOW {
+        common.others.wait();
+    }
+    n + 1
+}
+
+#[test]
+fn no_item_waits_for_another_that_takes_its_time() {
+    let _watchdog = watchdog(120);
+    let common = Common::new();
+    let pool = builder(&common).build().unwrap();
+    let results = pool.map(wait_if_slow, 0..MANY).unwrap();
+    assert!(results.into_iter().eq(1..=MANY));
+
+    common.runs.store(0);
+    common.others.clear();
+    let job = pool.map_async(wait_if_slow, 0..MANY).unwrap();
+    assert!(job.wait().unwrap().into_iter().eq(1..=MANY));
+    // Those that were taken away from one worker are none the fewer or more.
+    assert_eq!(common.runs.load(), MANY);
+    assert_eq!(pool.stats().done, 2 * MANY);
+}
+
+#[mp::task]
+fn answer(n: u64) -> u64 {
+    let common = mp::worker_state::<Common>();
+    common.runs.fetch_add(1);
+    n
+}
+
+#[test]
+fn input_may_wait_for_what_was_handed_over() {
+    let _watchdog = watchdog(120);
+    let common = Common::new();
+    let pool = builder(&common).build().unwrap();
+    let input = (0..MANY).inspect(|&n| {
+        while n > MANY - 200 && common.runs.load() < n {
+            std::thread::yield_now();
+        }
+    });
+    assert!(pool.map(answer, input).unwrap().into_iter().eq(0..MANY));
+}
+
+#[test]
+fn what_was_handed_over_before_the_input_panicked_runs() {
+    let _watchdog = watchdog(120);
+    let common = Common::new();
+    let pool = builder(&common).build().unwrap();
+    let input = (0..MANY).inspect(|&n| assert!(n < SLOW, "no more"));
+    assert!(catch_unwind(AssertUnwindSafe(|| pool.map(answer, input))).is_err());
+    assert!(common.runs.load() <= SLOW);
+    assert!(pool.map(answer, 0..MANY).unwrap().into_iter().eq(0..MANY));
+}
+
+#[mp::task]
+fn count_and_pass((n, queue): (u64, Option<Queue<u64>>)) -> (u64, Option<Queue<u64>>) {
+    if let Some(queue) = &queue {
+        queue.put(n).unwrap();
+    }
+    (n, queue)
+}
+
+#[test]
+fn items_with_handles_go_between_others() {
+    let _watchdog = watchdog(120);
+    let pool = Pool::builder().workers(2).chunk_size(1).build().unwrap();
+    let queue = Queue::new().unwrap();
+    let items = (0..MANY).map(|n| (n, (n % 1000 == 7).then(|| queue.clone())));
+    let results = pool.map(count_and_pass, items).unwrap();
+    for (n, result) in (0..MANY).zip(results) {
+        assert_eq!((result.0, result.1.is_some()), (n, n % 1000 == 7));
+    }
+    assert_eq!(queue.len() as u64, MANY / 1000);
+}
+
+#[mp::task]
+fn fail_at_times(n: u64) -> u64 {
+    assert!(n % 1000 != 3, "as told");
+    if n == SLOW {
+        support::send_signal(std::process::id(), libc::SIGKILL);
+    }
+    n
+}
+
+#[test]
+fn item_that_fails_fails_alone() {
+    let _watchdog = watchdog(120);
+    let pool = Pool::builder().workers(2).chunk_size(1).build().unwrap();
+    for (n, outcome) in (0..MANY).zip(pool.try_map(fail_at_times, 0..MANY).unwrap()) {
+        match outcome {
+            Ok(value) => assert!(value == n && n % 1000 != 3 && n != SLOW),
+            Err(error) if n == SLOW => assert_eq!(error.signal(), Some(libc::SIGKILL)),
+            Err(error) => assert!(n % 1000 == 3 && error.is_panic(), "{n}: {error}"),
+        }
+    }
+}
