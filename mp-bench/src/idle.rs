@@ -1,5 +1,6 @@
 //! What workers cost that have nothing to do: memory and wake-ups.
 
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use anyhow::ensure;
 use mp::Pool;
 
 use crate::race::{Race, Results, Sample, Target, Unit};
-use crate::{Plan, WORKERS, proc_fs};
+use crate::{Plan, WORKERS, proc_fs, process};
 
 #[mp::task]
 fn worker_id(_item: u64) -> u32 {
@@ -23,6 +24,7 @@ pub(crate) fn memory(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         Ok(Sample::figure(proc_fs::private_kib(ids[0])? as f64))
     });
     race.target(Target::AtMost(200.0));
+    race.enter("this program, executed and asleep", bare_process);
     race.enter("procspawn Pool", || {
         let pool = procspawn::Pool::new(1)?;
         let id = pool.spawn((), |()| std::process::id()).join()?;
@@ -38,6 +40,20 @@ pub(crate) fn memory(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         }
     }
     Ok(vec![race.run_rounds(plan.rounds.min(3))?])
+}
+
+/// Private memory that any process of this program has: what the loader writes, a stack, a heap.
+fn bare_process() -> anyhow::Result<Sample> {
+    let mut process = Command::new(std::env::current_exe()?)
+        .arg(process::IDLE)
+        .stdin(Stdio::piped())
+        .spawn()?;
+    // It has come to its sleep.
+    thread::sleep(Duration::from_millis(100));
+    let memory = proc_fs::private_kib(process.id());
+    // Which ends its input first.
+    process.wait()?;
+    Ok(Sample::figure(memory? as f64))
 }
 
 /// How often a large pool runs while it has nothing to do.

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,6 +44,22 @@ pub(crate) fn uncontended(plan: &Plan) -> anyhow::Result<Vec<Results>> {
             }
         });
         check(count, *lock_mutex(&mutex))?;
+        Ok(sample)
+    });
+
+    let word = AtomicU32::new(0);
+    race.enter("a bare compare-and-set, and one back", move || {
+        let (sample, total) = Sample::of(count, || {
+            let mut total = 0;
+            for _ in 0..count {
+                let word = black_box(&word);
+                let locked = word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed);
+                total = black_box(total + u64::from(locked.is_ok()));
+                let _ = word.compare_exchange(1, 0, Ordering::Release, Ordering::Relaxed);
+            }
+            total
+        });
+        check(count, total)?;
         Ok(sample)
     });
 

@@ -16,9 +16,17 @@ const NO_OP: &str = "--no-op-for-comparison";
 /// What it ends with then: nothing else ends with it.
 pub(crate) const NO_OP_EXIT_CODE: u8 = 42;
 
-/// Whether this program was started to end at once.
+/// The argument with which it ends once its standard input does.
+pub(crate) const IDLE: &str = "--idle-for-comparison";
+
+/// Whether this program was started to do nothing; if it was to be idle, it has been.
 pub(crate) fn is_no_op() -> bool {
-    std::env::args_os().nth(1).as_deref() == Some(OsStr::new(NO_OP))
+    let argument = std::env::args_os().nth(1);
+    if argument.as_deref() == Some(OsStr::new(IDLE)) {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        return true;
+    }
+    argument.as_deref() == Some(OsStr::new(NO_OP))
 }
 
 /// Does nothing but prove that it ran.
