@@ -125,10 +125,12 @@ fn value_is_changed_by_one_after_the_other() {
     assert_eq!(other.get().unwrap().len(), 4);
 
     let count = cluster(&server).value("count", 0_u64).unwrap();
+    let counts = [(); 4].map(|()| cluster(&server).value("count", 0_u64).unwrap());
+    let all = std::sync::Barrier::new(counts.len());
     std::thread::scope(|scope| {
-        for _ in 0..4 {
-            let count = cluster(&server).value("count", 0_u64).unwrap();
-            scope.spawn(move || {
+        for count in &counts {
+            scope.spawn(|| {
+                all.wait();
                 for _ in 0..25 {
                     count.update(|count| count + 1).unwrap();
                 }
