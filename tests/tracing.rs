@@ -479,3 +479,38 @@ fn parent_survives_what_is_no_event() -> AnyResult {
         Ok(())
     })
 }
+
+/// Tells of its end.
+struct Mourner;
+
+impl Drop for Mourner {
+    fn drop(&mut self) {
+        tracing::info!("over");
+    }
+}
+
+thread_local! {
+    static MOURNER: Mourner = const { Mourner };
+}
+
+#[mp::task]
+fn log_at_the_end_of_a_thread() {
+    let thread = std::thread::spawn(|| {
+        MOURNER.with(|_| ());
+        tracing::info_span!("under way").in_scope(|| tracing::info!("begun"));
+    });
+    thread.join().unwrap();
+}
+
+#[test]
+fn thread_of_a_task_may_log_until_its_end() -> AnyResult {
+    with_log(|log| {
+        let pool = Pool::new(1)?;
+        pool.apply(log_at_the_end_of_a_thread, ())?;
+        let events = log.events(2);
+        assert_eq!(events[0].fields["spans"], "under way");
+        assert_eq!(events[1].fields["message"], "over");
+        assert!(!events[1].fields.contains_key("spans"));
+        Ok(())
+    })
+}

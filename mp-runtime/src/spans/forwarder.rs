@@ -96,6 +96,14 @@ thread_local! {
     static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Does something with the spans that this thread is in; `None` in a thread that is ending and has
+/// none any more, which may log all the same.
+fn with_entered<R>(run: impl FnOnce(&mut Vec<u64>) -> R) -> Option<R> {
+    ENTERED
+        .try_with(|entered| run(&mut entered.borrow_mut()))
+        .ok()
+}
+
 /// Does something with the spans, under their lock: nothing of the user's.
 fn with_spans<R>(run: impl FnOnce(&mut HashMap<u64, Span>) -> R) -> R {
     let mut spans = SPANS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +149,7 @@ impl Subscriber for Forwarder {
         let metadata = event.metadata();
         let spans = match event.parent() {
             Some(parent) => vec![parent.into_u64()],
-            None if event.is_contextual() => ENTERED.with_borrow(Vec::clone),
+            None if event.is_contextual() => with_entered(|it| it.clone()).unwrap_or_default(),
             None => Vec::new(),
         };
         let index = INDEX.load(Ordering::Relaxed);
@@ -167,11 +175,11 @@ impl Subscriber for Forwarder {
     }
 
     fn enter(&self, id: &Id) {
-        ENTERED.with_borrow_mut(|entered| entered.push(id.into_u64()));
+        with_entered(|entered| entered.push(id.into_u64()));
     }
 
     fn exit(&self, id: &Id) {
-        ENTERED.with_borrow_mut(|entered| {
+        with_entered(|entered| {
             let last = entered.iter().rposition(|&it| it == id.into_u64());
             if let Some(last) = last {
                 entered.remove(last);
@@ -203,7 +211,7 @@ impl Subscriber for Forwarder {
     }
 
     fn current_span(&self) -> Current {
-        let Some(id) = ENTERED.with_borrow(|entered| entered.last().copied()) else {
+        let Some(id) = with_entered(|entered| entered.last().copied()).flatten() else {
             return Current::none();
         };
         let metadata = with_spans(|spans| spans.get(&id).map(|span| span.metadata));
