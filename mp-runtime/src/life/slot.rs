@@ -184,7 +184,9 @@ impl Slot {
 
     /// Process id; zero until the process was started.
     pub(crate) fn pid(&self) -> u32 {
-        self.pid.load(Ordering::Relaxed)
+        // Acquire: pairs with the Release in `record_process`; the start time that is read afterwards
+        // is not that of the process before, for which this one would be taken to be gone.
+        self.pid.load(Ordering::Acquire)
     }
 
     /// The process that answers for this one.
