@@ -6,8 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Duration;
 
-use mp::{Pool, Process, Queue, TaskError};
-use support::{alone, alone_with, eventually, send_signal, watchdog};
+use mp::{Event, Pool, Process, Queue, TaskError};
+use support::{alone, alone_with, eventually, send_signal, settles_at, watchdog};
 
 type AnyResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -276,6 +276,42 @@ fn signals_that_the_program_handles_itself_are_left_to_it() {
             let error = builder.build().unwrap_err();
             assert!(error.to_string().contains("Pool::drain"), "{error}");
             support::eventually(|| support::children().is_empty());
+        },
+    );
+}
+
+/// Makes a queue for each item but the last, at which it stays.
+#[mp::task]
+fn make_or_stay((is_last, begun): (bool, Event)) -> Queue<u32> {
+    if is_last {
+        begun.set();
+        loop {
+            std::thread::park();
+        }
+    }
+    Queue::new().unwrap()
+}
+
+#[test]
+fn handles_in_results_that_nobody_took_go_with_their_pool() {
+    alone(
+        "handles_in_results_that_nobody_took_go_with_their_pool",
+        || {
+            let _watchdog = watchdog(60);
+            let begun = Event::new().unwrap();
+            let pool = Pool::builder().workers(1).chunk_size(6).build().unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let items = (1..=6).map(|n| (n == 6, begun.clone()));
+                    let outcomes = pool.try_map(make_or_stay, items).unwrap();
+                    assert!(outcomes.iter().all(Result::is_err));
+                });
+                begun.wait();
+                pool.terminate();
+            });
+            drop(pool);
+            // The event.
+            settles_at(&1, || mp::__private::audit().unwrap().objects);
         },
     );
 }

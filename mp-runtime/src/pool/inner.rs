@@ -12,7 +12,7 @@ use super::driver::Driver;
 use super::events::Listener;
 use super::failure::{self, Cause, Death};
 use super::guest::{self, Guest};
-use super::job::{JOBS, Outlook, Phase, Withdrawal};
+use super::job::{JOBS, Job, Outlook, Phase, Withdrawal};
 use super::lookout::Lookout;
 use super::region::{CLOSED, DRAINING, Memory, STOPPED};
 use super::remote::Remote;
@@ -443,7 +443,12 @@ impl Inner {
     /// As [`release_job`](Self::release_job), of a job that is over and whose results nobody took: the
     /// handles in them go first.
     pub(super) fn release_unread(&self, index: u32) {
-        let job = self.memory.job(index);
+        self.discard_results(self.memory.job(index));
+        self.release_job(index);
+    }
+
+    /// Lets go of the handles in the results of a job that is over.
+    fn discard_results(&self, job: &Job) {
         let first = job.first.load(Ordering::Relaxed);
         let done = job.progress().done;
         let block = job.result.load(Ordering::Acquire);
@@ -461,7 +466,6 @@ impl Inner {
                 None => break,
             }
         }
-        self.release_job(index);
     }
 
     fn free_block(&self, word: &AtomicU64) {
@@ -592,6 +596,7 @@ impl Drop for Inner {
         // The blocks go with the memory; the handles in jobs that are still there do not.
         for index in self.jobs() {
             let job = self.memory.job(index);
+            self.discard_results(job);
             self.discard_parcel(&job.input_parcel);
             self.discard_parcel(&job.result_parcel);
         }
