@@ -4,7 +4,7 @@ mod support;
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
@@ -388,5 +388,34 @@ fn threads_that_submit_and_cancel_at_random_get_an_outcome_for_each_job() -> Any
     assert!(done.load(Ordering::Relaxed) >= 120);
     assert_eq!(done.into_inner() + cancelled.into_inner(), 180);
     assert_eq!(pool.map(square, 0..100)?.len(), 100);
+    Ok(())
+}
+
+/// Whether the next result that is dropped in this process panics.
+static IS_FRAGILE: AtomicBool = AtomicBool::new(false);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Fragile(u64);
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        assert!(!IS_FRAGILE.swap(false, Ordering::Relaxed), "it broke");
+    }
+}
+
+#[mp::task]
+fn fragile(x: u64) -> Fragile {
+    assert!(x < 2, "as told");
+    Fragile(x)
+}
+
+#[test]
+fn result_that_panics_when_it_is_dropped_makes_its_job_fail() -> AnyResult {
+    let _watchdog = watchdog(60);
+    let pool = Pool::new(1)?;
+    IS_FRAGILE.store(true, Ordering::Relaxed);
+    let error = pool.map_async(fragile, 0..3)?.wait().unwrap_err();
+    assert!(error.to_string().contains("it broke"), "{error}");
+    assert_eq!(pool.submit(square, (3,))?.wait()?, square(3));
     Ok(())
 }

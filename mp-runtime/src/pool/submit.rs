@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Pool;
 use super::call::{Call, Items, Order, Patience, Source, State};
 use super::driver::{Active, Driver, Pending};
+use super::failure;
 use super::guest::HandedOver;
 use super::handle::{Job, Shared};
 use super::inner::Inner;
@@ -15,6 +16,7 @@ use crate::error::{Error, TaskError};
 use crate::shm::buffer::Buffer;
 use crate::spans;
 use crate::sync::raw::Holder;
+use crate::task::panic;
 use crate::task::registry::{self, Entry};
 use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments};
 
@@ -273,7 +275,10 @@ where
         }
         let outcomes = std::mem::take(&mut self.outcomes);
         let result = match is_over {
-            true => (self.finish)(outcomes).map_err(|error| explain(call, error)),
+            // Results that are not wanted are dropped in there, which is user code.
+            true => panic::catch(|| (self.finish)(outcomes))
+                .unwrap_or_else(|panic| Err(failure::result_panicked::<V>(panic)))
+                .map_err(|error| explain(call, error)),
             false => Err(call.cancel().into()),
         };
         // It is over for the pool before anybody learns of it.
