@@ -501,6 +501,30 @@ fn what_a_task_hands_over_is_done_though_its_worker_leaves() {
     }
 }
 
+/// Hands over a call whose callback takes a while.
+#[mp::task]
+fn hand_over_with_callback(done: Queue<u64>) {
+    let job = own_pool().submit(square, (3,)).unwrap();
+    job.on_done(move |result| {
+        std::thread::sleep(Duration::from_millis(50));
+        done.put(result.unwrap()).unwrap();
+    });
+}
+
+#[test]
+fn callback_of_a_task_is_run_though_its_worker_leaves() {
+    let _watchdog = watchdog(60);
+    let mut builder = Pool::builder();
+    let pool = builder.workers(1).max_tasks_per_worker(1).build().unwrap();
+    let done = Queue::new().unwrap();
+    pool.apply(hand_over_with_callback, (done.clone(),))
+        .unwrap();
+    pool.close();
+    pool.join().unwrap();
+    assert_eq!(done.try_get().unwrap(), 9);
+    check_books(&pool);
+}
+
 /// Calls once it is let.
 #[mp::task]
 fn call_after(begun: Event, gate: Event) -> u64 {

@@ -10,9 +10,11 @@ use super::inner::lock;
 
 type Callback = Box<dyn FnOnce() + Send>;
 
+/// The way to the thread, once it was needed; `None` if it could not be started.
+static THREAD: OnceLock<Option<Mutex<mpsc::Sender<Callback>>>> = OnceLock::new();
+
 /// Has `callback` run on the thread for callbacks, in the order of the calls.
 pub(super) fn run(callback: Callback) {
-    static THREAD: OnceLock<Option<Mutex<mpsc::Sender<Callback>>>> = OnceLock::new();
     let thread = THREAD.get_or_init(|| start().ok().map(Mutex::new));
     let rejected = match thread {
         Some(sender) => lock(sender).send(callback).err().map(|error| error.0),
@@ -21,6 +23,17 @@ pub(super) fn run(callback: Callback) {
     // Without a thread it is late rather than never.
     if let Some(callback) = rejected {
         guarded(callback);
+    }
+}
+
+/// Waits until all callbacks have run that there are by now.
+pub(super) fn finish() {
+    if THREAD.get().is_some() {
+        let (sender, through) = mpsc::channel();
+        run(Box::new(move || {
+            let _ = sender.send(());
+        }));
+        let _ = through.recv();
     }
 }
 

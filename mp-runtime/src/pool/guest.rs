@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::Pool;
+use super::callbacks;
 use super::current;
 use super::inner::{Inner, Settings, lock};
 use super::job::Withdrawal;
@@ -55,20 +56,27 @@ pub(super) fn own_pool() -> Result<Option<&'static Pool>, Error> {
     })))
 }
 
-/// Waits until the calls are over that tasks of this worker have handed over and not waited for.
+/// Waits until the calls are over that tasks of this worker have handed over and not waited for, and
+/// their callbacks.
 pub(super) fn finish_calls() {
     let Ok(Some(pool)) = own_pool() else { return };
     let Some(guest) = pool.inner.guest() else {
         return;
     };
-    let mut handed = lock(&guest.handed);
-    if *handed == 0 {
-        return;
-    }
-    let _waiting = pool.inner.waiting();
-    while *handed > 0 {
-        let waited = guest.handed_over.wait(handed);
-        handed = waited.unwrap_or_else(|poison| poison.into_inner());
+    let mut waiting = None;
+    loop {
+        let mut handed = lock(&guest.handed);
+        while *handed > 0 {
+            waiting = waiting.or_else(|| pool.inner.waiting());
+            let waited = guest.handed_over.wait(handed);
+            handed = waited.unwrap_or_else(|poison| poison.into_inner());
+        }
+        drop(handed);
+        // One that ran before the task was over may have handed over more.
+        callbacks::finish();
+        if *lock(&guest.handed) == 0 {
+            return;
+        }
     }
 }
 
