@@ -83,6 +83,16 @@ impl Crew {
         (staying.count(), waiting.collect())
     }
 
+    /// Workers that run jobs: were not asked to end or to stand by, and do not wait for calls of their
+    /// tasks.
+    fn running(&mut self, memory: &Memory) -> Vec<&mut Member> {
+        let members = self.live.values_mut().filter(|member| {
+            let holder = member.running.holder;
+            !member.is_dismissed && !member.stands_by && !memory.seat(holder).is_waiting(holder)
+        });
+        members.collect()
+    }
+
     /// Workers that stand by, the oldest first.
     fn standing_by(&mut self) -> Vec<&mut Member> {
         let members = self.live.values_mut();
@@ -274,17 +284,11 @@ impl Inner {
         header.workers.store(workers as u64, Ordering::Relaxed);
         // Who asks for workers does not wait for them.
         crew.rest = None;
-        let (staying, waiting) = crew.staying(&self.memory);
-        let serving = staying - crew.standing_by().len() - waiting.len();
-        let surplus = serving.saturating_sub(workers);
-        let mut members: Vec<_> = crew.live.values_mut().collect();
+        let mut running = crew.running(&self.memory);
+        let surplus = running.len().saturating_sub(workers);
         // The newest first: the others have more in their caches.
-        members.sort_by_key(|member| Reverse(member.number));
-        let serving = members.into_iter().filter(|member| {
-            let holder = member.running.holder;
-            !member.is_dismissed && !member.stands_by && !waiting.contains(&holder)
-        });
-        for member in serving.take(surplus) {
+        running.sort_by_key(|member| Reverse(member.number));
+        for member in running.into_iter().take(surplus) {
             member.is_dismissed = true;
             let holder = member.running.holder;
             self.memory.seat(holder).dismiss(holder);
@@ -543,8 +547,7 @@ impl Inner {
     pub(super) fn is_stuck(&self, has_failed: bool) -> bool {
         let mut crew = lock(&self.crew);
         let is_hopeless = has_failed || crew.has_given_up(self.workers());
-        let (staying, waiting) = crew.staying(&self.memory);
-        is_hopeless && staying == waiting.len() + crew.standing_by().len()
+        is_hopeless && crew.running(&self.memory).is_empty()
     }
 
     /// The shortest limit of calls that tasks have under way, in nanoseconds.
