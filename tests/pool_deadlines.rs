@@ -300,6 +300,33 @@ fn task_that_ignores_its_grace_is_killed() {
     assert!(patient.apply(pid_or_hang, (false,)).is_ok());
 }
 
+/// Drops a stream once a worker is at an item that never ends.
+fn leave_hanging(pool: &Pool, runs: &Queue<u32>) {
+    let pool = pool.with_timeout(LONG);
+    let items = [1, 7].map(|n| (n, runs.clone()));
+    let mut results = pool.imap(hang_at_7, items).unwrap();
+    assert_eq!(results.next().unwrap().unwrap(), 2);
+    assert_eq!(runs.get_many(1).unwrap(), [1]);
+    assert_eq!(runs.get_many(1).unwrap(), [7]);
+}
+
+#[mp::task]
+fn leave_hanging_inside(runs: Queue<u32>) {
+    leave_hanging(mp::pool().unwrap(), &runs);
+}
+
+#[test]
+fn deadline_of_an_item_holds_though_its_caller_has_gone() {
+    let _watchdog = watchdog(120);
+    let runs = Queue::new().unwrap();
+    let pool = Pool::builder().workers(1).chunk_size(1).build().unwrap();
+    leave_hanging(&pool, &runs);
+    // Nothing of this call has a deadline.
+    pool.apply(leave_hanging_inside, (runs,)).unwrap();
+    pool.close();
+    pool.join().unwrap();
+}
+
 #[test]
 fn pool_with_deadlines_ends_while_tasks_hang() {
     let _watchdog = watchdog(120);

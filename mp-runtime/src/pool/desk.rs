@@ -58,6 +58,8 @@ fn run(pool: &Inner) {
             pool.tell_failure(&error);
         }
         let look_again = pool.look_at_disowned(&mut doomed);
+        // Afterwards: there may be fewer of them by now.
+        pool.watch_for_tasks(pool.shortest_limit());
         let deadline = match look_again {
             true => Deadline::after(LOOK),
             false => Deadline::NEVER,
@@ -76,14 +78,26 @@ impl Inner {
         }
     }
 
-    /// Has workers take the places of those that wait, and the timer watch over tasks' calls.
+    /// Has workers take the places of those that wait.
     fn look_at_crew(&self) {
         let result = self.fill_crew();
         if let Err(error) = &result {
             self.cause.set(format!("{error:#}"));
         }
         self.refuse_if_stuck(result.is_err());
-        self.watch_for_tasks(self.shortest_limit());
+    }
+
+    /// The shortest limit of tasks' calls, in nanoseconds, also of jobs whose callers have let go of
+    /// them and that workers are at.
+    fn shortest_limit(&self) -> Option<u64> {
+        let me = self.memory.peers().me();
+        let disowned = self.memory.nested().filter_map(|index| {
+            let job = self.memory.job(index);
+            let is_out = job.runner().is_some() && self.memory.is_call_of(index, me);
+            let limit = job.limit.load(Ordering::Relaxed);
+            (is_out && limit > 0).then_some(limit)
+        });
+        disowned.chain(self.shortest_limit_of_calls()).min()
     }
 
     /// Fails what tasks wait for that nobody will ever run.

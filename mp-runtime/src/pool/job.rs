@@ -266,9 +266,9 @@ pub(super) enum Held {
 /// What the parent finds when it looks for items that take too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expiry {
-    /// No item with a limit is being run.
+    /// No item with a limit is being run, nor will be.
     None,
-    /// One is, until then.
+    /// One is, or may be from now on: until then.
     Due(u64),
     /// One took too long: this worker gets no further, and is to be killed.
     Expired(Holder),
@@ -656,27 +656,30 @@ impl Job {
     /// Marks the item that is being run as expired if it took longer than its limit, and `grace`,
     /// by `now`.
     pub(super) fn expire(&self, now: u64, grace: u64) -> Expiry {
-        let limit = self.limit.load(Ordering::Relaxed);
         let seen = self.word();
         let (Phase::Running, Some(worker)) = (seen.phase(), seen.holder()) else {
             return Expiry::None;
         };
+        let limit = self.limit.load(Ordering::Relaxed);
+        if limit == 0 {
+            return Expiry::None;
+        }
+        let after = |began: u64| began.saturating_add(limit).saturating_add(grace);
         // Acquire: pairs with the Release in `advance`; the item's beginning is there.
         let bits = self.progress.load(Ordering::Acquire);
         let progress = Progress::from_bits(bits);
-        if limit == 0 || progress.claimed <= progress.done || bits != progress.bits(seen.epoch()) {
-            return Expiry::None;
+        if progress.claimed <= progress.done || bits != progress.bits(seen.epoch()) {
+            return Expiry::Due(after(now));
         }
         // Perhaps that of a later item: then the compare-and-set would fail.
-        let began = self.item_began.load(Ordering::Relaxed);
-        let due = began.saturating_add(limit).saturating_add(grace);
+        let due = after(self.item_began.load(Ordering::Relaxed));
         if now < due {
             return Expiry::Due(due);
         }
         // AcqRel: from here on the worker gets no further than this item of this job.
         self.progress
             .compare_exchange(bits, bits | EXPIRED, Ordering::AcqRel, Ordering::Relaxed)
-            .map_or(Expiry::None, |_| Expiry::Expired(worker))
+            .map_or(Expiry::Due(after(now)), |_| Expiry::Expired(worker))
     }
 
     /// Whether what the worker `me` does at the job will count.
@@ -893,13 +896,13 @@ mod tests {
         let mut running = claimed(&job, ME);
         let [untouched, first, between] =
             [(0, 0), (1, 0), (1, 1)].map(|(claimed, done)| Progress { claimed, done });
-        assert_eq!(job.expire(100, 0), Expiry::None);
+        assert_eq!(job.expire(100, 0), Expiry::Due(110));
         job.item_began.store(50, Ordering::Relaxed);
         assert!(job.advance(&mut running, untouched, first, true).is_ok());
         assert_eq!(job.expire(59, 0), Expiry::Due(60));
         assert_eq!(job.expire(60, 5), Expiry::Due(65));
         assert!(job.advance(&mut running, first, between, true).is_ok());
-        assert_eq!(job.expire(100, 0), Expiry::None);
+        assert_eq!(job.expire(100, 0), Expiry::Due(110));
         let second = Progress {
             claimed: 2,
             done: 1,
@@ -913,6 +916,7 @@ mod tests {
         assert_eq!(job.progress(), second);
         assert!(job.is_expired());
         assert!(job.bury(ME));
+        assert_eq!(job.expire(100, 0), Expiry::None);
         job.offer(0);
         assert!(!job.is_expired());
     }

@@ -551,7 +551,7 @@ impl Inner {
     }
 
     /// The shortest limit of calls that tasks have under way, in nanoseconds.
-    pub(super) fn shortest_limit(&self) -> Option<u64> {
+    pub(super) fn shortest_limit_of_calls(&self) -> Option<u64> {
         let crew = lock(&self.crew);
         let holders = crew.live.values().map(|member| member.running.holder);
         let limits = holders.filter_map(|holder| self.memory.seat(holder).limit(holder));

@@ -1,8 +1,9 @@
 //! The thread that ends what takes too long: one lazy thread a pool, there while calls have
 //! deadlines.
 //!
-//! It looks at the jobs that run and sleeps until the first of their items is due; an item that
-//! begins meanwhile is not due before the shortest limit of the calls under way from then on. So
+//! It looks at the jobs that run, also those whose callers have gone, and sleeps until the first of
+//! their items is due; an item that begins meanwhile is not due before the shortest limit of the calls
+//! under way from then on. So
 //! workers tell nobody that they have begun an item, and no item outlives its time by more than it
 //! takes to wake up.
 
@@ -143,16 +144,14 @@ fn run(pool: &Inner) {
         state.is_changed = false;
         let now = sys::clock::now();
         let shortest = state.shortest();
-        let is_idle = shortest.is_none() && state.kills.is_empty();
         let over = state.kills.extract_if(.., |&mut (due, _)| due <= now);
         let mut over: Vec<_> = over.map(|(_, worker)| worker).collect();
-        let mut next = state.kills.iter().map(|&(due, _)| due).min();
+        let next = state.kills.iter().map(|&(due, _)| due).min();
         drop(state);
-        if let Some(shortest) = shortest {
-            let shortest = shortest.saturating_add(pool.grace());
-            let due = expire(pool, now, &mut over).min(now.saturating_add(shortest));
-            next = Some(next.map_or(due, |next| next.min(due)));
-        }
+        let of_calls = shortest.map(|it| now.saturating_add(it).saturating_add(pool.grace()));
+        let of_jobs = expire(pool, now, &mut over);
+        let next = [next, of_calls, of_jobs].into_iter().flatten().min();
+        let is_idle = next.is_none();
         for worker in over {
             // It gets no further than the item that it is at: the kill can hit nothing else.
             fault!("pool.expired");
@@ -178,13 +177,13 @@ fn run(pool: &Inner) {
 }
 
 /// Marks the items that took too long by `now`, adds their workers to `over`, and returns when the
-/// first of the others is due.
-fn expire(pool: &Inner, now: u64, over: &mut Vec<Holder>) -> u64 {
-    let mut next = u64::MAX;
+/// first of the others is due, if there are any.
+fn expire(pool: &Inner, now: u64, over: &mut Vec<Holder>) -> Option<u64> {
+    let mut next = None;
     for index in pool.jobs() {
         match pool.memory.job(index).expire(now, pool.grace()) {
             Expiry::None => {}
-            Expiry::Due(due) => next = next.min(due),
+            Expiry::Due(due) => next = Some(next.map_or(due, |next: u64| next.min(due))),
             Expiry::Expired(worker) => over.push(worker),
         }
     }
