@@ -9,11 +9,12 @@
 //! It pulls only what it has workers for, and a little more when tasks are short, so that a task
 //! never waits at one agent while another has nothing to do.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::stream::Stream;
 use async_nats::{Message, Subject, Subscriber};
 use futures_util::StreamExt;
 use mp::__private::build_local;
@@ -28,7 +29,7 @@ use crate::connection::Connection;
 use crate::errand::{End, Errand};
 use crate::error;
 use crate::link::{Change, Link, PROGRESS};
-use crate::message::{self, Announcement, Cancelled, Presence};
+use crate::message::{self, Announcement, Cancelled, Presence, Unwanted, Word};
 use crate::names::Names;
 use crate::pulls::Pulls;
 
@@ -50,10 +51,13 @@ pub(crate) fn serve(connection: &Connection, builder: &PoolBuilder) -> Result<()
     // What is shared by name is known to them by it.
     let pool = build_local(builder, connection.variables())?;
     let runtime = crate::runtime()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let agent = Agent::open(connection, build, pool).await?;
         agent.run().await
-    })
+    });
+    // A name that is being looked up is not waited for.
+    runtime.shutdown_background();
+    served
 }
 
 struct Agent {
@@ -76,8 +80,8 @@ struct Agent {
     over: mpsc::UnboundedReceiver<Over>,
     finishing: mpsc::UnboundedSender<Over>,
     /// Pools whose submitters were asked whether they are there, and the answers.
-    heard: mpsc::UnboundedReceiver<(String, bool)>,
-    hearing: mpsc::UnboundedSender<(String, bool)>,
+    heard: mpsc::UnboundedReceiver<(String, Heard)>,
+    hearing: mpsc::UnboundedSender<(String, Heard)>,
     /// Since when nobody is there.
     silent: HashMap<String, Instant>,
     /// How long a message takes, as far as is known.
@@ -86,13 +90,29 @@ struct Agent {
     is_draining: bool,
     /// Whether the stream is yet to be found, after a reconnect.
     is_lost: bool,
+    /// The stream, when it was found; whether it is being looked for.
+    restored: mpsc::UnboundedReceiver<Option<Stream>>,
+    restoring: mpsc::UnboundedSender<Option<Stream>>,
+    is_restoring: bool,
+    /// When the stream was made, as the server tells.
+    made: i128,
+    patience: Duration,
+    /// Since when there is no connection.
+    away: Option<Instant>,
 }
 
 /// A message that the agent is at.
 struct Held {
-    /// Where it is acknowledged.
-    reply: Subject,
+    /// Where it is acknowledged, if it is in the stream that there is now.
+    reply: Option<Subject>,
     stop: watch::Sender<bool>,
+}
+
+/// What was heard of a submitter.
+enum Heard {
+    /// It is there, and does not want these.
+    There(Vec<u64>),
+    Gone,
 }
 
 /// The end of a message that the agent was at.
@@ -127,6 +147,7 @@ impl Agent {
         let broadcasts = subscribe(link.names.broadcast(&presence.agent)).await?;
         let (finishing, over) = mpsc::unbounded_channel();
         let (hearing, heard) = mpsc::unbounded_channel();
+        let (restoring, restored) = mpsc::unbounded_channel();
         Ok(Self {
             pulls: Pulls::new(&link, inbox),
             blobs: Blobs::new(&link),
@@ -149,6 +170,12 @@ impl Agent {
             pace: None,
             is_draining: false,
             is_lost: false,
+            restored,
+            restoring,
+            is_restoring: false,
+            made: stream.cached_info().created.unix_timestamp_nanos(),
+            patience: connection.patience,
+            away: None,
         })
     }
 
@@ -161,7 +188,7 @@ impl Agent {
         let mut progress = tokio::time::interval(PROGRESS);
         progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut result = Ok(());
-        while !(self.is_draining && self.held.is_empty()) {
+        while !(self.is_draining && self.is_idle()) {
             self.pull().await;
             tokio::select! {
                 Some(message) = self.pulled.next() => self.take(message).await,
@@ -171,12 +198,13 @@ impl Agent {
                         result = Err(error);
                     }
                 }
-                Some((pool, is_there)) = self.heard.recv() => self.note_heard(pool, is_there).await,
+                Some((pool, heard)) = self.heard.recv() => self.note_heard(pool, heard),
+                Some(stream) = self.restored.recv() => self.note_restored(stream),
                 Some(message) = self.cancelled.next() => self.cancel(&message),
                 Some(message) = self.roll.next() => self.answer(&message).await,
                 Some(message) = self.roll_of_build.next() => self.answer(&message).await,
                 Some(message) = self.broadcasts.next() => self.begin_broadcast(message),
-                Some(change) = self.changes.recv() => self.note_change(change).await,
+                Some(change) = self.changes.recv() => self.note_change(change),
                 _ = terminate.recv() => self.is_draining = true,
                 _ = interrupt.recv() => self.is_draining = true,
                 _ = progress.tick() => {
@@ -184,7 +212,17 @@ impl Agent {
                     self.ask_submitters();
                 }
                 _ = tick.tick() => {
-                    self.restore().await;
+                    self.restore();
+                    if self.is_draining && self.is_away_for_good() {
+                        let text = format!(
+                            "there has been no connection to the server for {:?}: the outcomes of \
+                             {} task messages could not be handed over",
+                            self.patience,
+                            self.held.len()
+                        );
+                        result = Err(error::cluster(text));
+                        break;
+                    }
                     if let Some(said) = self.link.objection() {
                         self.is_draining = true;
                         result = Err(self.link.denied("serve", &said));
@@ -192,15 +230,29 @@ impl Agent {
                 }
             }
         }
-        // What was broadcast is not waited for.
         self.pool.terminate();
         let _ = tokio::time::timeout(LAST_WORDS, self.link.client.flush()).await;
         result
     }
 
+    fn is_idle(&mut self) -> bool {
+        self.broadcasting.retain(|_, stop| !stop.is_closed());
+        self.held.is_empty() && self.broadcasting.is_empty()
+    }
+
+    /// Whether the server has been away for longer than it is waited for.
+    fn is_away_for_good(&mut self) -> bool {
+        if self.link.is_connected() {
+            self.away = None;
+            return false;
+        }
+        let since = *self.away.get_or_insert_with(Instant::now);
+        since.elapsed() >= self.patience
+    }
+
     /// Asks for as many messages as it could begin.
     async fn pull(&mut self) {
-        if self.is_draining || self.is_lost {
+        if self.is_draining || self.is_lost || !self.link.is_connected() {
             return;
         }
         let ahead = match self.pace {
@@ -222,7 +274,7 @@ impl Agent {
         let Some(reply) = message.reply.clone() else {
             return;
         };
-        let Some((pool, id)) = Names::parse_task(&message.subject) else {
+        let Some((pool, id)) = self.link.names.parse_task(&message.subject) else {
             // Nothing of ours: nobody could ever run it.
             return self.say(&reply, "+TERM").await;
         };
@@ -232,19 +284,21 @@ impl Agent {
         }
         if let Some(held) = self.held.get_mut(&key) {
             // It came again, since the server has not heard of us for a lease.
-            held.reply = reply;
+            held.reply = Some(reply);
             return;
         }
         let (stop, stopped) = watch::channel(false);
+        let reply = Some(reply);
         self.held.insert(key.clone(), Held { reply, stop });
         let finishing = self.finishing.clone();
         let errand = Errand {
-            client: self.link.client.clone(),
+            link: self.link.clone(),
             blobs: self.blobs.clone(),
             pool: self.pool.clone(),
-            subject: self.link.names.outcomes(&key.0),
+            submitter: key.0.clone(),
             id,
             host: self.presence.host.clone(),
+            patience: self.patience,
         };
         tokio::spawn(async move {
             let began = Instant::now();
@@ -260,19 +314,19 @@ impl Agent {
         };
         let before = self.pace.unwrap_or(over.elapsed);
         self.pace = Some((before * 3 + over.elapsed) / 4);
-        match over.end {
-            End::Settled => self.say(&held.reply, "+ACK").await,
+        let (said, result) = match over.end {
+            End::Settled => ("+ACK", Ok(())),
             End::Unwanted => {
-                self.say(&held.reply, "+TERM").await;
-                self.forget(&over.key.0).await;
+                self.forget(&over.key.0);
+                ("+TERM", Ok(()))
             }
-            End::Again => self.say(&held.reply, r#"-NAK {"delay": 1000000000}"#).await,
-            End::Broken(error) => {
-                self.say(&held.reply, "-NAK").await;
-                return Err(error);
-            }
+            End::Again => (r#"-NAK {"delay": 1000000000}"#, Ok(())),
+            End::Broken(error) => ("-NAK", Err(error)),
+        };
+        if let Some(reply) = &held.reply {
+            self.say(reply, said).await;
         }
-        Ok(())
+        result
     }
 
     /// Has each worker run what was broadcast.
@@ -294,77 +348,96 @@ impl Agent {
         });
     }
 
-    /// Asks for whom it works whether they are there: what takes long need not be done for nobody.
+    /// Tells those for whom it works what it is at, and hears whether they are there and want it: what
+    /// takes long need not be done for nobody.
     fn ask_submitters(&mut self) {
         self.broadcasting.retain(|_, stop| !stop.is_closed());
-        let held = self.held.keys().map(|(pool, _)| pool);
-        let pools: HashSet<_> = held.chain(self.broadcasting.keys()).collect();
-        self.silent.retain(|pool, _| pools.contains(pool));
-        for pool in pools {
+        let mut pools: HashMap<&String, Vec<u64>> = HashMap::new();
+        for (pool, id) in self.held.keys() {
+            pools.entry(pool).or_default().push(*id);
+        }
+        for pool in self.broadcasting.keys() {
+            pools.entry(pool).or_default();
+        }
+        self.silent.retain(|pool, _| pools.contains_key(pool));
+        if !self.link.is_connected() {
+            return;
+        }
+        for (pool, ids) in pools {
             let client = self.link.client.clone();
             let (pool, hearing) = (pool.clone(), self.hearing.clone());
             let subject = self.link.names.outcomes(&pool);
+            let question = message::pack(&Word::AtWork(ids), &[]);
             tokio::spawn(async move {
-                let answer = client.request(subject, "".into()).await;
-                let is_there = match answer.map_err(|error| error.kind()) {
-                    Ok(_) => true,
-                    Err(RequestErrorKind::NoResponders) => false,
+                let answer = client.request(subject, question.into()).await;
+                let heard = match answer.map_err(|error| error.kind()) {
+                    Ok(answer) => match serde_json::from_slice(&answer.payload) {
+                        Ok(Unwanted(ids)) => Heard::There(ids),
+                        Err(_) => return,
+                    },
+                    Err(RequestErrorKind::NoResponders) => Heard::Gone,
                     // Nobody knows.
                     Err(_) => return,
                 };
-                let _ = hearing.send((pool, is_there));
+                let _ = hearing.send((pool, heard));
             });
         }
     }
 
-    async fn note_heard(&mut self, pool: String, is_there: bool) {
-        if is_there {
-            self.silent.remove(&pool);
-        } else {
-            // It may be about to reconnect.
-            let since = *self.silent.entry(pool.clone()).or_insert_with(Instant::now);
-            if since.elapsed() >= SILENCE {
+    fn note_heard(&mut self, pool: String, heard: Heard) {
+        match heard {
+            Heard::There(unwanted) => {
                 self.silent.remove(&pool);
-                self.forget(&pool).await;
+                for id in unwanted {
+                    if let Some(held) = self.held.get(&(pool.clone(), id)) {
+                        held.stop.send_replace(true);
+                    }
+                }
+            }
+            Heard::Gone => {
+                // It may be about to reconnect.
+                let since = *self.silent.entry(pool.clone()).or_insert_with(Instant::now);
+                if since.elapsed() >= SILENCE {
+                    self.silent.remove(&pool);
+                    self.forget(&pool);
+                }
             }
         }
     }
 
-    /// Drops all that is left of a pool whose submitter is gone.
-    async fn forget(&mut self, pool: &str) {
-        for (_, held) in self.held.iter().filter(|((of, _), _)| of == pool) {
-            held.stop.send_replace(true);
-        }
-        self.stop_broadcasts(pool);
-        let subject = self.link.names.tasks_of_pool(pool);
-        if let Ok(stream) = self
-            .link
-            .context
-            .get_stream_no_info(self.link.names.stream())
-            .await
-        {
-            // What is left otherwise goes one by one, in the same way.
-            let _ = stream.purge().filter(subject).await;
-        }
-    }
-
-    fn stop_broadcasts(&mut self, pool: &str) {
-        if let Some(stop) = self.broadcasting.remove(pool) {
-            stop.send_replace(true);
-        }
+    /// Drops all that is left of a pool whose submitter is gone. One that comes back sends it again.
+    fn forget(&mut self, pool: &str) {
+        self.stop(pool, None);
+        let (link, blobs, pool) = (self.link.clone(), self.blobs.clone(), pool.to_owned());
+        tokio::spawn(async move {
+            let stream = link.context.get_stream_no_info(link.names.stream()).await;
+            if let Ok(stream) = stream {
+                // What is left otherwise goes one by one, in the same way.
+                let subjects = link.names.tasks_of_pool(&pool);
+                let _ = stream.purge().filter(subjects).await;
+            }
+            blobs.sweep(&pool).await;
+        });
     }
 
     fn cancel(&mut self, message: &Message) {
         let Ok(cancelled) = serde_json::from_slice::<Cancelled>(&message.payload) else {
             return;
         };
-        for ((pool, id), held) in &self.held {
-            if *pool == cancelled.pool && cancelled.id.is_none_or(|cancelled| cancelled == *id) {
+        self.stop(&cancelled.pool, cancelled.id);
+    }
+
+    /// Stops a message of a pool, or all that is done for it.
+    fn stop(&mut self, pool: &str, id: Option<u64>) {
+        for ((of, held_id), held) in &self.held {
+            if of == pool && id.is_none_or(|id| id == *held_id) {
                 held.stop.send_replace(true);
             }
         }
-        if cancelled.id.is_none() {
-            self.stop_broadcasts(&cancelled.pool);
+        if id.is_none()
+            && let Some(stop) = self.broadcasting.remove(pool)
+        {
+            stop.send_replace(true);
         }
     }
 
@@ -380,38 +453,61 @@ impl Agent {
 
     async fn say_progress(&self) {
         for held in self.held.values() {
-            self.say(&held.reply, "+WPI").await;
+            if let Some(reply) = &held.reply {
+                self.say(reply, "+WPI").await;
+            }
         }
     }
 
     /// Says something of a message to the server. If that does not arrive the lease ends, and the
     /// message is delivered again: its outcomes are taken once all the same.
     async fn say(&self, reply: &Subject, what: &'static str) {
+        if !self.link.is_connected() {
+            return;
+        }
         let _ = self.link.client.publish(reply.clone(), what.into()).await;
     }
 
-    async fn note_change(&mut self, change: Change) {
+    fn note_change(&mut self, change: Change) {
         match change {
             Change::Disconnected => self.is_lost = true,
             // The first time there was nothing to lose, and what was asked for stands.
-            Change::Connected => self.restore().await,
+            Change::Connected => self.restore(),
         }
     }
 
-    /// Goes on after a reconnect, once the server has our stream again.
-    async fn restore(&mut self) {
+    /// Goes on after a reconnect, once the server has our stream again. Meanwhile it says what it is at.
+    fn restore(&mut self) {
         self.is_lost |= self.pulls.is_refused();
-        if !self.is_lost
-            || self.link.client.connection_state() != async_nats::connection::State::Connected
-        {
+        if !self.is_lost || self.is_restoring || !self.link.is_connected() {
             return;
         }
-        let Ok(stream) = self.link.stream().await else {
+        self.is_restoring = true;
+        let (link, restoring) = (self.link.clone(), self.restoring.clone());
+        tokio::spawn(async move {
+            let restored = async {
+                let stream = link.stream().await?;
+                link.consumer(&stream).await?;
+                Ok::<_, Error>(stream)
+            };
+            let _ = restoring.send(restored.await.ok());
+        });
+    }
+
+    fn note_restored(&mut self, stream: Option<Stream>) {
+        self.is_restoring = false;
+        let Some(stream) = stream else {
             return;
         };
-        if self.link.consumer(&stream).await.is_ok() {
-            self.pulls.reset();
-            self.is_lost = false;
+        let made = stream.cached_info().created.unix_timestamp_nanos();
+        if made != self.made {
+            // What it is at was in another, and has another's number in this one.
+            self.made = made;
+            for held in self.held.values_mut() {
+                held.reply = None;
+            }
         }
+        self.pulls.reset();
+        self.is_lost = false;
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream::object_store::{Config, ObjectStore};
 use async_nats::jetstream::stream::StorageType;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use mp::Error;
 use ring::digest::{SHA256, digest};
 use tokio::io::AsyncReadExt;
@@ -18,11 +19,16 @@ use tokio::sync::OnceCell;
 
 use crate::error;
 use crate::link::Link;
+use crate::message::Elsewhere;
 
 /// Bytes that are sent in the message itself.
 pub(crate) const INLINE: usize = 256 * 1024;
 /// Bytes that are kept though nobody needs them now: the next may be the same.
 const KEPT: usize = 64 * 1024 * 1024;
+/// Bytes that one can have at most, far beyond what there is room for.
+const LARGEST: usize = 1 << 40;
+/// How long nothing may come of one that is being read.
+const STALLED: Duration = Duration::from_secs(10);
 /// When what nobody has removed goes.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -49,9 +55,15 @@ pub(crate) struct Blob {
     here: OnceCell<Bytes>,
 }
 
-/// It could not be stored or had.
+/// It could not be stored or had, and why.
 #[derive(Debug)]
-pub(crate) struct Unavailable;
+pub(crate) struct Unavailable(pub(crate) String);
+
+impl Unavailable {
+    fn new(error: &dyn std::error::Error) -> Self {
+        Self(error::chain(error))
+    }
+}
 
 impl Blobs {
     pub(crate) fn new(link: &Link) -> Self {
@@ -71,6 +83,11 @@ impl Blobs {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         format!("{pool}.{hash}")
+    }
+
+    /// A name for bytes of a pool that are there once.
+    pub(crate) fn new_name(pool: &str) -> String {
+        format!("{pool}.{}", crate::random_name())
     }
 
     /// Makes room for bytes that are to be put into the store, which stay there for as long as
@@ -107,23 +124,36 @@ impl Blobs {
     pub(crate) async fn put(&self, name: &str, mut bytes: &[u8]) -> Result<(), Unavailable> {
         let store = self.store().await?;
         let put = store.put(name, &mut bytes).await;
-        put.map(drop).map_err(|_| Unavailable)
+        put.map(drop).map_err(|error| Unavailable::new(&error))
     }
 
     /// Gets bytes, and keeps them for the next who needs them.
-    pub(crate) async fn get_shared(&self, name: &str, len: usize) -> Result<Bytes, Unavailable> {
-        let (blob, _) = lock(&self.shelf).place(name, len);
-        let get = || async { self.get(name).await };
-        blob.here.get_or_try_init(get).await.cloned()
+    pub(crate) async fn get_shared(&self, blob: &Elsewhere) -> Result<Bytes, Unavailable> {
+        if blob.len > LARGEST {
+            return Err(Unavailable("it cannot be so large".to_owned()));
+        }
+        let (shelved, _) = lock(&self.shelf).place(&blob.name, blob.len);
+        let get = || async { self.get(blob).await };
+        shelved.here.get_or_try_init(get).await.cloned()
     }
 
     /// Gets bytes.
-    pub(crate) async fn get(&self, name: &str) -> Result<Bytes, Unavailable> {
+    pub(crate) async fn get(&self, blob: &Elsewhere) -> Result<Bytes, Unavailable> {
         let store = self.store().await?;
-        let mut object = store.get(name).await.map_err(|_| Unavailable)?;
+        let opened = store.get(&blob.name).await;
+        let mut object = opened.map_err(|error| Unavailable::new(&error))?;
         let mut bytes = Vec::new();
-        let read = object.read_to_end(&mut bytes).await;
-        read.map(|_| bytes.into()).map_err(|_| Unavailable)
+        loop {
+            let read = tokio::time::timeout(STALLED, object.read_buf(&mut bytes)).await;
+            let read = read.map_err(|late| Unavailable::new(&late))?;
+            if read.map_err(|error| Unavailable::new(&error))? == 0 {
+                break;
+            }
+            if bytes.len() > blob.len {
+                return Err(Unavailable("it is larger than it should be".to_owned()));
+            }
+        }
+        Ok(bytes.into())
     }
 
     /// Removes what is in the store by that name.
@@ -131,6 +161,28 @@ impl Blobs {
         if let Ok(store) = self.store().await {
             // It goes after a day otherwise.
             let _ = store.delete(name).await;
+        }
+    }
+
+    /// Removes all that there is of a pool, whoever has put it there.
+    pub(crate) async fn sweep(&self, pool: &str) {
+        // Without a store there is nothing, and none is made for that.
+        let bucket = self.link.names.stream();
+        let Ok(store) = self.link.context.get_object_store(&bucket).await else {
+            return;
+        };
+        let Ok(mut objects) = store.list().await else {
+            return;
+        };
+        let prefix = format!("{pool}.");
+        let mut names = Vec::new();
+        while let Ok(Some(Ok(object))) = tokio::time::timeout(STALLED, objects.next()).await {
+            if object.name.starts_with(&prefix) {
+                names.push(object.name);
+            }
+        }
+        for name in names {
+            let _ = store.delete(&name).await;
         }
     }
 
@@ -142,6 +194,11 @@ impl Blobs {
         }
     }
 
+    /// Forgets that something is in the store.
+    pub(crate) fn unshelve(&self, name: &str) {
+        lock(&self.shelf).remove(name);
+    }
+
     /// Forgets what is in the store: it may be another.
     pub(crate) fn forget(&self) {
         lock(&self.shelf).clear();
@@ -151,9 +208,9 @@ impl Blobs {
     pub(crate) async fn prepare(&self) -> Result<(), Error> {
         let made = self.store().await;
         made.map(drop)
-            .map_err(|Unavailable| match self.link.objection() {
+            .map_err(|Unavailable(why)| match self.link.objection() {
                 Some(said) => self.link.denied("make the object store", &said),
-                None => error::cluster("the object store could not be made"),
+                None => error::cluster(format!("the object store could not be made: {why}")),
             })
     }
 
@@ -173,7 +230,7 @@ impl Blobs {
                 ..Config::default()
             };
             let made = context.create_object_store(config).await;
-            made.map_err(|_| Unavailable)
+            made.map_err(|error| Unavailable::new(&error))
         };
         self.store.get_or_try_init(open).await
     }
@@ -204,6 +261,13 @@ impl Shelf {
             }
         }
         (blob, old)
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(blob) = self.blobs.remove(name) {
+            self.bytes -= blob.len;
+            self.order.retain(|other| other != name);
+        }
     }
 
     fn clear(&mut self) -> Vec<String> {

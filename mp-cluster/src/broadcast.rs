@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::{Client, StatusCode, Subject};
 use futures_util::StreamExt;
 use mp::__private::{broadcast_encoded, pack_lost, pack_outcomes, pack_refusals};
-use mp::Pool;
+use mp::{Error, Pool};
 use tokio::sync::watch;
 
 use crate::errand::Awaited;
@@ -28,7 +28,7 @@ pub(crate) struct Broadcast {
     /// The record of its arguments.
     pub(crate) argument: Vec<u8>,
     pub(crate) limit: Option<Duration>,
-    pub(crate) answered: std_mpsc::Sender<Vec<u8>>,
+    pub(crate) answered: std_mpsc::Sender<Result<Vec<u8>, Error>>,
 }
 
 impl Broadcast {
@@ -118,7 +118,7 @@ pub(crate) async fn answer(
     let most = client.max_payload();
     let outcomes = match outcomes.len() > most {
         true => pack_lost(
-            1,
+            pool.workers() as u32,
             &format!(
                 "its outcomes take {} bytes, and the server takes {most}",
                 outcomes.len()

@@ -24,7 +24,7 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 /// Where the server is, who we are there, and what is expected of it.
 ///
 /// A text is a connection to that address: `"tls://nats.example.org"`, `"nats://127.0.0.1:4222"`;
-/// several servers of one cluster are separated by commas. A user and a password may stand in it.
+/// several servers of one cluster are separated by commas. `user:password@` or `token@` may stand in it.
 ///
 /// A connection without TLS goes to this machine only, since whoever can listen to it could read
 /// arguments and results and forge them; [`plain`](Self::plain) permits others.
@@ -327,8 +327,9 @@ impl Connection {
         if let Some((name, password)) = self.user.clone().or(in_url) {
             options = options.user_and_password(name, password);
         }
-        if let Some(token) = &self.token {
-            options = options.token(token.clone());
+        let in_url = self.addresses().find_map(|address| address.token());
+        if let Some(token) = self.token.clone().or(in_url) {
+            options = options.token(token);
         }
         if let Some(path) = &self.nkey {
             let seed = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
@@ -356,6 +357,9 @@ impl Connection {
         }
         if self.addresses().any(|address| address.scheme == "tls") {
             options = options.require_tls(true);
+        } else if !self.is_plain {
+            // Which may be other machines, without TLS.
+            options = options.ignore_discovered_servers();
         }
         Ok(options)
     }
@@ -379,6 +383,13 @@ impl Connection {
                 let text = format!(
                     "{:?} is no address of a server: it begins with nats:// or tls://",
                     address.shown()
+                );
+                return Err(error::cluster(text));
+            }
+            if address.host.is_empty() {
+                let text = format!(
+                    "{:?} is no address of a server: it has no host, as nats://127.0.0.1:4222 has",
+                    self.place()
                 );
                 return Err(error::cluster(text));
             }
@@ -462,6 +473,12 @@ impl<'a> Address<'a> {
         Some((name.to_owned(), password.to_owned()))
     }
 
+    /// What stands in the place of a name and a password without a `:`.
+    fn token(&self) -> Option<String> {
+        let token = self.user.filter(|user| !user.contains(':'))?;
+        Some(token.to_owned())
+    }
+
     /// Whether it is this machine's.
     fn is_here(&self) -> bool {
         let host = match self
@@ -516,6 +533,8 @@ mod tests {
             ("nats://127.0.0.1:4222,nats://10.0.0.7:4222", false),
             ("nats://localhost.example.org", false),
             ("http://127.0.0.1", false),
+            ("nats://", false),
+            ("nats://127.0.0.1,", false),
         ] {
             assert_eq!(Connection::new(url).check().is_ok(), is_fine, "{url}");
         }
@@ -534,6 +553,10 @@ mod tests {
         assert_eq!(user, Some(("me".to_owned(), "secret".to_owned())));
         assert_eq!(connection.place(), "nats://127.0.0.1:4222");
         assert!(!format!("{connection:?}").contains("secret"));
+        let connection = Connection::new("nats://secret@127.0.0.1");
+        let token = connection.addresses().find_map(|address| address.token());
+        assert_eq!(token.as_deref(), Some("secret"));
+        assert_eq!(connection.place(), "nats://127.0.0.1");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
 use async_nats::client::{Request, RequestErrorKind};
 use bytes::Bytes;
 use mp::__private::{Encoded, pack_outcomes, pack_refusals, submit_encoded};
@@ -12,7 +11,8 @@ use tokio::sync::watch;
 
 use crate::agent::SILENCE;
 use crate::blobs::{Blobs, INLINE, Unavailable};
-use crate::message::{self, Elsewhere, Order, Report};
+use crate::link::Link;
+use crate::message::{self, Elsewhere, MISSING, Order, Report, Word};
 
 /// How long a submitter may take to take outcomes.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -23,13 +23,15 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 
 /// What it takes.
 pub(crate) struct Errand {
-    pub(crate) client: Client,
+    pub(crate) link: Link,
     pub(crate) blobs: Blobs,
     pub(crate) pool: Arc<Pool>,
-    /// Where the submitter takes outcomes, and by which number it knows them.
-    pub(crate) subject: String,
+    /// The submitter's pool, and by which number it knows the message.
+    pub(crate) submitter: String,
     pub(crate) id: u64,
     pub(crate) host: String,
+    /// How long an object store may not take outcomes.
+    pub(crate) patience: Duration,
 }
 
 /// How it ended.
@@ -93,6 +95,10 @@ impl Errand {
             Some(blob) => self.fetch(blob).await.ok_or(End::Again)?.to_vec(),
             None => records.to_vec(),
         };
+        if order.count as usize > records.len() {
+            // There are no such records: not even that can be said for each of so many.
+            return Ok(Work::Refused(Vec::new()));
+        }
         let limit = order.limit.map(Duration::from_nanos);
         match submit_encoded(&self.pool, &order.task, (order.count, records), limit) {
             Ok(job) => Ok(Work::Begun(Awaited(job))),
@@ -112,53 +118,54 @@ impl Errand {
     async fn fetch(&self, blob: &Elsewhere) -> Option<Bytes> {
         let mut pause = Pause::default();
         for _ in 0..ATTEMPTS {
-            if let Ok(bytes) = self.blobs.get_shared(&blob.name, blob.len).await {
+            if let Ok(bytes) = self.blobs.get_shared(blob).await {
                 return Some(bytes);
             }
             pause.take().await;
         }
+        // Its submitter puts them there again.
+        let lacking = message::pack(&Word::Lacking { id: self.id }, &[]);
+        let _ = self.tell(lacking.into()).await;
         None
     }
 
     /// Hands outcomes over, as often as it takes: while the server is away, or has no leader, that
     /// does not work, and they are not run again for it.
     async fn hand_over(&self, elapsed: u64, records: &[u8]) -> End {
-        let mut report = Report {
-            id: self.id,
-            elapsed,
-            blob: None,
-        };
         let mut pause = Pause::default();
         let mut silent = None;
+        let mut unstored: Option<Instant> = None;
         let mut message = None;
         loop {
-            let packed = match &message {
-                Some(message) => Ok(message),
-                None if records.len() <= INLINE => {
-                    Ok(&*message.insert(Bytes::from(message::pack(&report, records))))
-                }
-                None => self.put(records).await.map(|blob| {
-                    report.blob = Some(blob);
-                    &*message.insert(Bytes::from(message::pack(&report, &[])))
-                }),
-            };
-            if let Ok(message) = packed {
-                let request = Request::new()
-                    .payload(message.clone())
-                    .timeout(Some(HAND_OVER));
-                let answer = self
-                    .client
-                    .send_request(self.subject.clone(), request)
-                    .await;
-                match answer.map_err(|error| error.kind()) {
+            if !self.link.is_connected() {
+                silent = None;
+                pause.take().await;
+                continue;
+            }
+            if message.is_none() {
+                message = match self.pack(elapsed, records).await {
+                    Ok(packed) => Some(packed),
+                    Err(Unavailable(why)) => {
+                        let since = *unstored.get_or_insert_with(Instant::now);
+                        (since.elapsed() >= self.patience).then(|| self.failed(records, &why))
+                    }
+                };
+            }
+            if let Some(packed) = message.clone() {
+                match self.tell(packed).await {
+                    Ok(answer) if answer == MISSING => {
+                        message = None;
+                        let since = *unstored.get_or_insert_with(Instant::now);
+                        if since.elapsed() >= self.patience {
+                            let why = "what was put there is not there";
+                            message = Some(self.failed(records, why));
+                        }
+                    }
                     Ok(_) => return End::Settled,
                     Err(RequestErrorKind::NoResponders) => {
                         // It may be about to reconnect.
                         let since = *silent.get_or_insert_with(Instant::now);
                         if since.elapsed() >= SILENCE {
-                            if let Some(blob) = report.blob {
-                                self.blobs.remove(&blob.name).await;
-                            }
                             return End::Unwanted;
                         }
                     }
@@ -169,12 +176,39 @@ impl Errand {
         }
     }
 
-    /// Puts outcomes into the object store.
-    async fn put(&self, records: &[u8]) -> Result<Elsewhere, Unavailable> {
-        let name = crate::random_name();
+    /// Says something to the submitter, and returns its answer.
+    async fn tell(&self, word: Bytes) -> Result<Bytes, RequestErrorKind> {
+        let subject = self.link.names.outcomes(&self.submitter);
+        let request = Request::new().payload(word).timeout(Some(HAND_OVER));
+        match self.link.client.send_request(subject, request).await {
+            Ok(answer) => Ok(answer.payload),
+            Err(error) => Err(error.kind()),
+        }
+    }
+
+    /// Outcomes as a message; what is too large for one is put into the object store.
+    async fn pack(&self, elapsed: u64, records: &[u8]) -> Result<Bytes, Unavailable> {
+        let mut report = Report {
+            id: self.id,
+            elapsed,
+            blob: None,
+        };
+        if records.len() <= INLINE {
+            return Ok(message::pack(&Word::Done(report), records).into());
+        }
+        let name = Blobs::new_name(&self.submitter);
         self.blobs.put(&name, records).await?;
         let len = records.len();
-        Ok(Elsewhere { name, len })
+        report.blob = Some(Elsewhere { name, len });
+        Ok(message::pack(&Word::Done(report), &[]).into())
+    }
+
+    fn failed(&self, records: &[u8], why: &str) -> Bytes {
+        let (id, len) = (self.id, records.len());
+        let why = format!(
+            "its outcomes take {len} bytes, and the server's object store does not take them: {why}"
+        );
+        message::pack(&Word::Failed { id, why }, &[]).into()
     }
 }
 

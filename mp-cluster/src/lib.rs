@@ -132,19 +132,30 @@ pub fn worker_with(connection: impl Into<Connection>, workers: &PoolBuilder) -> 
 pub fn prepare(connection: impl Into<Connection>) -> Result<()> {
     let connection = connection.into();
     let names = Names::new(&connection.namespace, Build::own()?);
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let prepared = runtime.block_on(async {
         let (changed, _changes) = tokio::sync::mpsc::unbounded_channel();
         let link = Link::open(&connection, names, changed).await?;
         link.stream().await?;
         named::prepare(&link).await?;
         Blobs::new(&link).prepare().await
-    })
+    });
+    // A name that is being looked up is not waited for.
+    runtime.shutdown_background();
+    prepared
 }
 
 /// Has `Pool::new` and `PoolBuilder::build` use the cluster that the environment names.
 fn connector(builder: &PoolBuilder) -> Option<Result<Pool>> {
     match Connection::from_env() {
-        Ok(None) => None,
+        Ok(None) => match is_worker() {
+            Ok(false) => None,
+            Ok(true) => {
+                let text = "MP_ROLE=worker needs the address to serve at in MP_CLUSTER";
+                Some(Err(error::cluster(text)))
+            }
+            Err(error) => Some(Err(error)),
+        },
         Ok(Some(connection)) => Some(builder.connect(connection)),
         Err(error) => Some(Err(error)),
     }

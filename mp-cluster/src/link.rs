@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType, Stream};
@@ -12,6 +13,7 @@ use async_nats::{Client, ConnectErrorKind, Event, ServerError};
 use mp::Error;
 use tokio::sync::{Notify, mpsc};
 
+use crate::blobs::INLINE;
 use crate::connection::Connection;
 use crate::error::{self, chain};
 use crate::names::Names;
@@ -26,11 +28,13 @@ pub(crate) const LEASE: Duration = Duration::from_secs(5);
 /// How often it says so.
 pub(crate) const PROGRESS: Duration = Duration::from_millis(1500);
 
-/// How long the server knows a message by its id: what is sent again after a reconnect is not taken
-/// twice.
-const DUPLICATES: Duration = Duration::from_secs(120);
 /// When what is left of a build that is not used any more goes.
 const UNUSED: Duration = Duration::from_secs(24 * 3600);
+/// When a task message goes that nobody has taken: its submitter sends it again if it is still there.
+const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What a message may have to hold: records of [`INLINE`] bytes, the head before them, and the parts
+/// of 128 KiB in which objects are stored.
+const LEAST_PAYLOAD: usize = INLINE + 64 * 1024;
 
 /// A connection, and what we have on the server.
 #[derive(Clone, Debug)]
@@ -75,7 +79,10 @@ impl Link {
             let _ = match event {
                 Event::Connected => changes.send(Change::Connected),
                 Event::Disconnected | Event::Closed => changes.send(Change::Disconnected),
-                Event::ServerError(ServerError::Other(text)) => {
+                // It says other things as well: that a connection was too slow, or that it ends.
+                Event::ServerError(ServerError::Other(text))
+                    if text.to_lowercase().starts_with("permissions violation") =>
+                {
                     heard.note(text);
                     Ok(())
                 }
@@ -127,7 +134,21 @@ impl Link {
             );
             return Err(error::cluster(text));
         }
+        if server.max_payload < LEAST_PAYLOAD {
+            let text = format!(
+                "the server at {place} takes messages of {} bytes, and mp needs {LEAST_PAYLOAD}: \
+                 raise `max_payload` in its configuration (1MB unless it says otherwise)",
+                server.max_payload
+            );
+            return Err(error::cluster(text));
+        }
         Ok(())
+    }
+
+    /// Whether there is a connection now. What is sent without one waits for it, and more than some
+    /// thousand messages make the sender wait.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 
     /// Finds the stream of tasks, or makes it.
@@ -135,7 +156,7 @@ impl Link {
         let name = self.names.stream();
         let found = self.until_denied(self.context.get_stream(&name)).await;
         let error = match found {
-            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Ok(stream)) => return self.checked(stream),
             Ok(Err(error)) => error,
             Err(denied) => return Err(self.denied("use the stream of tasks", &denied)),
         };
@@ -155,7 +176,7 @@ impl Link {
             discard: DiscardPolicy::New,
             storage: StorageType::Memory,
             num_replicas: self.replicas,
-            duplicate_window: DUPLICATES,
+            max_age: MAX_AGE,
             description: Some("tasks of mp that wait for a worker".to_owned()),
             ..stream::Config::default()
         };
@@ -167,6 +188,20 @@ impl Link {
                 &denied,
             )),
         }
+    }
+
+    /// The stream, unless somebody else has made one of that name for something else.
+    fn checked(&self, stream: Stream) -> Result<Stream, Error> {
+        let config = &stream.cached_info().config;
+        if config.retention == RetentionPolicy::WorkQueue && config.subjects == [self.names.tasks()]
+        {
+            return Ok(stream);
+        }
+        let text = format!(
+            "the stream {:?} at {} is not one of mp's: use another namespace, or delete it",
+            config.name, self.place
+        );
+        Err(error::cluster(text))
     }
 
     /// Finds the consumer of this build, or makes it.

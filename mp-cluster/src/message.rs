@@ -5,6 +5,9 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// Workers that an agent may have. One that says more is not believed.
+const MOST_WORKERS: usize = 1 << 16;
+
 /// Tasks on their way to an agent; behind it the records of their arguments.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Order {
@@ -36,7 +39,27 @@ pub(crate) struct Elsewhere {
     pub(crate) len: usize,
 }
 
-/// Their outcomes on the way back; behind it the records.
+/// What an agent says to a submitter.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Word {
+    /// Here are outcomes; behind it their records. The answer is empty, or [`MISSING`].
+    Done(Report),
+    /// There are outcomes, but no way to hand them over, and why.
+    Failed { id: u64, why: String },
+    /// The arguments are not in the object store.
+    Lacking { id: u64 },
+    /// It is at these: the answer is [`Unwanted`].
+    AtWork(Vec<u64>),
+}
+
+/// The answer that outcomes are not in the object store any more.
+pub(crate) const MISSING: &[u8] = b"missing";
+
+/// What an agent need not be at.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unwanted(pub(crate) Vec<u64>);
+
+/// Their outcomes on the way back.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) id: u64,
@@ -54,6 +77,14 @@ pub(crate) struct Presence {
     pub(crate) host: String,
     pub(crate) build: String,
     pub(crate) workers: usize,
+}
+
+impl Presence {
+    /// What an agent has sent, if it can be.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let presence: Self = serde_json::from_slice(bytes).ok()?;
+        (presence.workers <= MOST_WORKERS).then_some(presence)
+    }
 }
 
 /// What is not wanted any more: a task message of a pool, or all of them.
@@ -92,19 +123,19 @@ mod tests {
 
     #[test]
     fn message_comes_apart_as_it_was_put_together() {
-        let report = Report {
+        let word = Word::Done(Report {
             id: 7,
             elapsed: 9,
             blob: None,
-        };
-        let message = pack(&report, b"records");
-        assert_eq!(unpack(&message), Some((report, b"records".as_slice())));
+        });
+        let message = pack(&word, b"records");
+        assert_eq!(unpack(&message), Some((word, b"records".as_slice())));
     }
 
     #[test]
     fn garbage_is_no_message() {
         for bytes in [&[][..], &[1, 0], &[255; 64], &[2, 0, 0, 0, b'{', b'x', 1]] {
-            assert!(unpack::<Report>(bytes).is_none());
+            assert!(unpack::<Word>(bytes).is_none());
         }
     }
 }

@@ -50,10 +50,10 @@ impl Names {
     }
 
     /// The pool and the number in a task's subject.
-    pub(crate) fn parse_task(subject: &str) -> Option<(&str, u64)> {
-        let mut parts = subject.rsplit('.');
-        let id = parts.next()?.parse().ok()?;
-        Some((parts.next()?, id))
+    pub(crate) fn parse_task<'a>(&self, subject: &'a str) -> Option<(&'a str, u64)> {
+        let rest = subject.strip_prefix(&self.subject(&format!("t.{}.", self.build)))?;
+        let (pool, id) = rest.split_once('.')?;
+        Some((pool, id.parse().ok()?))
     }
 
     /// The consumer from which the agents of this build pull.

@@ -5,11 +5,12 @@
 //! them keeps them until then. What was delivered twice is dropped: a shipment is taken from
 //! [`State::out`] once.
 //!
-//! After a reconnect everything that is out is sent again, under the same ids: a server that still
-//! has it takes it for what it is, and one that has lost it, as a restarted one with its stream in
-//! memory, has it again.
+//! After a reconnect everything that is out is sent again: a server that still has a message with
+//! that subject refuses the second, and one that has lost it, as a restarted one with its stream in
+//! memory, has it again. What agents say that they are at is not. Every now and then it also looks
+//! which messages the server has: one that was dropped in our absence is sent again as well.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
@@ -18,18 +19,20 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::Stream;
 use async_nats::{HeaderMap, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use mp::__private::{Carrier, Shipment};
 use mp::Error;
 use tokio::sync::mpsc;
 
-use crate::blobs::{Blob, Blobs, INLINE};
+use crate::blobs::{Blob, Blobs, INLINE, Unavailable};
 use crate::broadcast::Broadcast;
 use crate::build::Build;
 use crate::connection::Connection;
-use crate::error;
-use crate::link::{Change, Link};
-use crate::message::{self, Cancelled, Elsewhere, Order, Presence, Report};
+use crate::error::{self, chain};
+use crate::link::{Change, LEASE, Link};
+use crate::message::{
+    self, Cancelled, Elsewhere, MISSING, Order, Presence, Report, Unwanted, Word,
+};
 use crate::names::Names;
 use crate::roll::Roll;
 
@@ -37,6 +40,8 @@ use crate::roll::Roll;
 const TICK: Duration = Duration::from_millis(250);
 /// How often it asks who is there.
 const ROLL_CALL: Duration = Duration::from_secs(1);
+/// How often it looks which messages the server has.
+const CHECK: Duration = Duration::from_secs(5);
 /// How long ending a pool waits until the server knows.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -125,7 +130,7 @@ impl Carrier for Submitter {
             answered,
         }));
         let gone = |_| error::cluster("the pool ended while a task was broadcast");
-        answer.recv().map_err(gone)
+        answer.recv().map_err(gone)?
     }
 
     fn workers(&self) -> usize {
@@ -160,7 +165,15 @@ struct State {
     /// Outcomes that came by the object store.
     fetched: mpsc::UnboundedReceiver<Fetched>,
     fetching: mpsc::UnboundedSender<Fetched>,
+    /// The messages that the server had when it was asked.
+    found: mpsc::UnboundedReceiver<(Instant, HashSet<u64>)>,
+    finding: mpsc::UnboundedSender<(Instant, HashSet<u64>)>,
+    next_check: Instant,
     blobs: Blobs,
+    /// Whether there may be outcomes in the object store that nobody has fetched.
+    is_untidy: bool,
+    /// Since when the server has taken nothing, and what it says.
+    full: Option<(Instant, String)>,
     /// Since when there has been no connection, or no worker.
     disconnected: Option<Instant>,
     /// Whether there is one again, and the stream is yet to be found.
@@ -178,6 +191,19 @@ struct Outstanding {
     is_fetching: bool,
     /// When its message is to be sent again, since the server did not take it.
     again: Option<Instant>,
+    /// When the server was known to have it.
+    taken: Option<Instant>,
+    /// When an agent last said that it is at it.
+    at_work: Option<Instant>,
+    /// Since when its arguments are not in the object store.
+    unstored: Option<Instant>,
+}
+
+impl Outstanding {
+    /// Whether an agent has it, and was heard of within a lease.
+    fn is_at_work(&self, now: Instant) -> bool {
+        self.at_work.is_some_and(|said| now - said < LEASE)
+    }
 }
 
 /// Outcomes that were fetched from the object store, if they could be.
@@ -193,6 +219,12 @@ enum Sent {
     Taken,
     /// It may, or may not: it is to be sent again.
     Unsure,
+    /// It does not take it now, and why.
+    NotNow(String),
+    /// It does not take the arguments now, and why.
+    NotStored(String),
+    /// There is no stream.
+    NoStream,
     /// It will never take it, and why.
     Refused(String),
     /// It was taken back before an agent had it.
@@ -219,6 +251,7 @@ impl State {
         let answers = subscribe(inbox.clone()).await?;
         let (sending, sent) = mpsc::unbounded_channel();
         let (fetching, fetched) = mpsc::unbounded_channel();
+        let (finding, found) = mpsc::unbounded_channel();
         let mut state = Self {
             blobs: Blobs::new(&link),
             link,
@@ -236,6 +269,11 @@ impl State {
             sending,
             fetched,
             fetching,
+            found,
+            finding,
+            next_check: Instant::now() + CHECK,
+            is_untidy: false,
+            full: None,
             disconnected: None,
             is_back: false,
             deserted: None,
@@ -248,7 +286,8 @@ impl State {
     /// Waits until there are as many workers as there should be.
     async fn await_workers(&mut self, connection: &Connection) -> Result<(), Error> {
         let (wanted, timeout) = connection.awaited.unwrap_or((1, Duration::ZERO));
-        let deadline = Instant::now() + timeout;
+        // None if it is so far away that there is no such time.
+        let deadline = Instant::now().checked_add(timeout);
         loop {
             self.call_roll().await;
             let until =
@@ -267,7 +306,7 @@ impl State {
             if let Some(said) = self.link.objection() {
                 return Err(self.link.denied("ask which workers are there", &said));
             }
-            if Instant::now() >= deadline {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -312,7 +351,7 @@ impl State {
             if answer.status == Some(StatusCode::NO_RESPONDERS) {
                 break;
             }
-            if let Ok(presence) = serde_json::from_slice::<Presence>(&answer.payload)
+            if let Some(presence) = Presence::read(&answer.payload)
                 && presence.build != self.link.names.build.to_string()
             {
                 *others.entry(presence.build).or_default() += presence.workers;
@@ -342,9 +381,10 @@ impl State {
                     Some(Command::Close(closing)) => break Some(closing),
                     None => break None,
                 },
-                Some(message) = self.outcomes.next() => self.take_outcomes(&message).await,
+                Some(message) = self.outcomes.next() => self.take_word(&message).await,
                 Some((id, sent)) = self.sent.recv() => self.note_sent(id, sent),
                 Some(fetched) = self.fetched.recv() => self.note_fetched(fetched).await,
+                Some((asked, found)) = self.found.recv() => self.note_found(asked, &found),
                 Some(answer) = self.answers.next() => {
                     self.take_answer(&answer);
                 }
@@ -364,6 +404,9 @@ impl State {
             blob: None,
             is_fetching: false,
             again: None,
+            taken: None,
+            at_work: None,
+            unstored: None,
         };
         self.out.insert(id, out);
         self.send(id);
@@ -371,9 +414,14 @@ impl State {
 
     /// Sends the message of a job that is out, if it still is.
     fn send(&mut self, id: u64) {
+        if !self.link.is_connected() {
+            // Everything is sent again once there is a connection.
+            return;
+        }
         let Some(out) = self.out.get_mut(&id) else {
             return;
         };
+        out.taken = None;
         out.again = None;
         let (count, items) = out.shipment.items();
         let mut order = Order {
@@ -395,15 +443,16 @@ impl State {
         };
         let blobs = self.blobs.clone();
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", format!("{}.{id}", self.pool));
+        // There is one message with that subject, or none.
+        headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
         let subject = self.link.names.task(&self.pool, id);
         let context = self.link.context.clone();
         let sending = self.sending.clone();
         tokio::spawn(async move {
             if let Some((blob, name, bytes)) = large
-                && blobs.put_once(&blob, &name, &bytes).await.is_err()
+                && let Err(Unavailable(why)) = blobs.put_once(&blob, &name, &bytes).await
             {
-                let _ = sending.send((id, Sent::Unsure));
+                let _ = sending.send((id, Sent::NotStored(why)));
                 return;
             }
             let sent = match context
@@ -421,7 +470,13 @@ impl State {
                          is too small"
                     ))
                 }
-                Err(_) => Sent::Unsure,
+                Err(error) => match error.kind() {
+                    // It has it since it was sent before.
+                    PublishErrorKind::WrongLastSequence => Sent::Taken,
+                    PublishErrorKind::StreamNotFound => Sent::NoStream,
+                    PublishErrorKind::Other => Sent::NotNow(chain(&error)),
+                    _ => Sent::Unsure,
+                },
             };
             let _ = sending.send((id, sent));
         });
@@ -429,11 +484,26 @@ impl State {
 
     fn note_sent(&mut self, id: u64, sent: Sent) {
         match sent {
-            Sent::Taken => {}
-            Sent::Unsure => {
+            Sent::Taken => {
+                self.full = None;
                 if let Some(out) = self.out.get_mut(&id) {
-                    out.again = Some(Instant::now() + TICK);
+                    out.taken = Some(Instant::now());
+                    out.unstored = None;
                 }
+            }
+            Sent::Unsure => self.send_later(id),
+            Sent::NotNow(why) => {
+                let since = self
+                    .full
+                    .as_ref()
+                    .map_or_else(Instant::now, |(since, _)| *since);
+                self.full = Some((since, why));
+                self.send_later(id);
+            }
+            Sent::NotStored(why) => self.note_unstored(id, &why),
+            Sent::NoStream => {
+                self.is_back = true;
+                self.send_later(id);
             }
             Sent::Refused(why) => {
                 if let Some(out) = self.out.remove(&id) {
@@ -448,8 +518,37 @@ impl State {
         }
     }
 
+    fn send_later(&mut self, id: u64) {
+        if let Some(out) = self.out.get_mut(&id) {
+            out.again = Some(Instant::now() + TICK);
+        }
+    }
+
+    /// The arguments of a job are not in the object store: for a while they are put there again.
+    fn note_unstored(&mut self, id: u64, why: &str) {
+        let Some(out) = self.out.get_mut(&id) else {
+            return;
+        };
+        let since = *out.unstored.get_or_insert_with(Instant::now);
+        if since.elapsed() < self.patience {
+            self.send_later(id);
+        } else if let Some(out) = self.out.remove(&id) {
+            let text = format!(
+                "its arguments take {} bytes, and the server's object store does not take them: \
+                 {why}",
+                out.shipment.items().1.len()
+            );
+            out.shipment.refuse(&text);
+            self.take_back(id);
+        }
+    }
+
     /// Has the server forget a message that no agent has yet.
     fn take_back(&self, id: u64) {
+        if !self.link.is_connected() {
+            // An agent that takes it later hears that it is not wanted.
+            return;
+        }
         let subject = self.link.names.task(&self.pool, id);
         let stream = self.stream.clone();
         let sending = self.sending.clone();
@@ -463,6 +562,7 @@ impl State {
     }
 
     async fn cancel(&mut self, id: u64) {
+        self.is_untidy = true;
         self.take_back(id);
         self.tell_agents(Some(id)).await;
         if let Some(out) = self.out.remove(&id) {
@@ -472,6 +572,11 @@ impl State {
 
     /// Has every agent that is there run a task once in each of its workers.
     fn broadcast(&self, broadcast: Broadcast) {
+        if self.roll.workers() == 0 {
+            let nobody = error::cluster("no worker of this build is there");
+            let _ = broadcast.answered.send(Err(nobody));
+            return;
+        }
         let agents = self.roll.agents().map(|agent| {
             broadcast.to(
                 &self.pool,
@@ -483,35 +588,70 @@ impl State {
         let agents = futures_util::future::join_all(agents);
         let answered = broadcast.answered.clone();
         tokio::spawn(async move {
-            let _ = answered.send(agents.await.concat());
+            let _ = answered.send(Ok(agents.await.concat()));
         });
     }
 
     async fn tell_agents(&self, id: Option<u64>) {
+        if !self.link.is_connected() {
+            return;
+        }
         let pool = self.pool.clone();
         let cancelled = message::pack_head(&Cancelled { pool, id });
         let subject = self.link.names.cancelled();
-        // Whom it does not reach finds nobody who takes the outcomes.
+        // Whom it does not reach hears it when it says what it is at.
         let _ = self.link.client.publish(subject, cancelled.into()).await;
     }
 
-    /// Takes the outcomes of a job, and says that they were taken.
-    async fn take_outcomes(&mut self, message: &Message) {
-        let report = message::unpack::<Report>(&message.payload);
-        if let Some((report, records)) = report
-            && let Some(out) = self.out.get_mut(&report.id)
-        {
-            if let Some(blob) = report.blob.clone() {
-                if !out.is_fetching {
-                    out.is_fetching = true;
-                    self.fetch(report, blob.name, message.reply.clone());
+    /// Takes what an agent says, and answers it.
+    async fn take_word(&mut self, message: &Message) {
+        let reply = message.reply.clone();
+        let Some((word, records)) = message::unpack::<Word>(&message.payload) else {
+            return;
+        };
+        let mut answer = Vec::new();
+        match word {
+            Word::Done(report) => {
+                if let Some(out) = self.out.get_mut(&report.id)
+                    && let Some(blob) = report.blob.clone()
+                {
+                    if !out.is_fetching {
+                        out.is_fetching = true;
+                        self.fetch(report, blob, reply);
+                    }
+                    // It is answered once they are here.
+                    return;
                 }
-                return;
+                self.finish(&report, records);
             }
-            self.finish(&report, records);
+            Word::Failed { id, why } => {
+                if let Some(out) = self.out.remove(&id) {
+                    out.shipment.lose(&why);
+                }
+            }
+            Word::Lacking { id } => {
+                if let Some(out) = self.out.get_mut(&id)
+                    && out.blob.take().is_some()
+                {
+                    let (_, items) = out.shipment.items();
+                    self.blobs.unshelve(&Blobs::name_of(&self.pool, items));
+                    self.note_unstored(id, "what was put there is not there");
+                }
+            }
+            Word::AtWork(ids) => {
+                let now = Instant::now();
+                let mut unwanted = Vec::new();
+                for id in ids {
+                    match self.out.get_mut(&id) {
+                        Some(out) => out.at_work = Some(now),
+                        None => unwanted.push(id),
+                    }
+                }
+                answer = message::pack_head(&Unwanted(unwanted));
+            }
         }
-        // Also of those that were taken before: the agent did not hear of it.
-        self.answer(message.reply.clone()).await;
+        // Also of outcomes that were taken before: the agent did not hear of it.
+        self.answer(reply, answer.into()).await;
     }
 
     fn finish(&mut self, report: &Report, records: &[u8]) {
@@ -522,11 +662,11 @@ impl State {
     }
 
     /// Fetches outcomes that are in the object store.
-    fn fetch(&self, report: Report, name: String, reply: Option<Subject>) {
+    fn fetch(&self, report: Report, blob: Elsewhere, reply: Option<Subject>) {
         let blobs = self.blobs.clone();
         let fetching = self.fetching.clone();
         tokio::spawn(async move {
-            let records = blobs.get(&name).await.ok();
+            let records = blobs.get(&blob).await.ok();
             let is_there = records.is_some();
             let _ = fetching.send(Fetched {
                 report,
@@ -534,30 +674,33 @@ impl State {
                 reply,
             });
             if is_there {
-                blobs.remove(&name).await;
+                blobs.remove(&blob.name).await;
             }
         });
     }
 
     async fn note_fetched(&mut self, fetched: Fetched) {
-        match fetched.records {
+        let answer = match fetched.records {
             Some(records) => {
                 self.finish(&fetched.report, &records);
-                self.answer(fetched.reply).await;
+                Bytes::new()
             }
-            // Without an answer the agent says again where they are.
             None => {
                 if let Some(out) = self.out.get_mut(&fetched.report.id) {
                     out.is_fetching = false;
                 }
+                Bytes::from_static(MISSING)
             }
-        }
+        };
+        self.answer(fetched.reply, answer).await;
     }
 
-    /// Tells an agent that its outcomes were taken.
-    async fn answer(&self, reply: Option<Subject>) {
-        if let Some(reply) = reply {
-            let _ = self.link.client.publish(reply, "".into()).await;
+    /// Answers an agent. One that waits in vain says it again.
+    async fn answer(&self, reply: Option<Subject>, answer: Bytes) {
+        if let Some(reply) = reply
+            && self.link.is_connected()
+        {
+            let _ = self.link.client.publish(reply, answer).await;
         }
     }
 
@@ -579,7 +722,7 @@ impl State {
         let is_nobody = answer.status == Some(StatusCode::NO_RESPONDERS);
         if is_nobody {
             self.roll.clear();
-        } else if let Ok(presence) = serde_json::from_slice::<Presence>(&answer.payload) {
+        } else if let Some(presence) = Presence::read(&answer.payload) {
             self.roll.note(presence);
         }
         self.count_workers();
@@ -623,11 +766,59 @@ impl State {
         self.is_back = false;
         self.disconnected = None;
         self.blobs.forget();
-        let out: Vec<_> = self.out.keys().copied().collect();
-        for id in out {
+        let now = Instant::now();
+        let mut lacking = Vec::new();
+        for (id, out) in &mut self.out {
+            match out.is_at_work(now) {
+                // It is looked for once its agent had the time to say that it still is.
+                true => out.taken = Some(now),
+                false => lacking.push(*id),
+            }
+        }
+        for id in lacking {
             self.send(id);
         }
+        self.next_check = now + CHECK;
         self.call_roll().await;
+    }
+
+    /// Asks the server which messages of ours it has.
+    fn check(&mut self) {
+        self.next_check = Instant::now() + CHECK;
+        if self.out.is_empty() {
+            return;
+        }
+        let stream = self.stream.clone();
+        let names = self.link.names.clone();
+        let subjects = names.tasks_of_pool(&self.pool);
+        let finding = self.finding.clone();
+        tokio::spawn(async move {
+            let asked = Instant::now();
+            let Ok(found) = stream.info_with_subjects(subjects).await else {
+                return;
+            };
+            let ids = found.try_filter_map(async |(subject, _)| {
+                Ok(names.parse_task(&subject).map(|(_, id)| id))
+            });
+            if let Ok(ids) = ids.try_collect().await {
+                let _ = finding.send((asked, ids));
+            }
+        });
+    }
+
+    /// Sends again what the server has lost, or has dropped since we were not there.
+    fn note_found(&mut self, asked: Instant, found: &HashSet<u64>) {
+        let now = Instant::now();
+        let is_lost = |(id, out): &(&u64, &Outstanding)| {
+            // What an agent has handed over is taken from `out` before its message goes.
+            out.taken.is_some_and(|taken| taken < asked)
+                && !found.contains(id)
+                && !out.is_at_work(now)
+        };
+        let lost: Vec<_> = self.out.iter().filter(is_lost).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.send(id);
+        }
     }
 
     /// Does what is due: sends again what was not taken, asks who is there, gives up.
@@ -650,6 +841,16 @@ impl State {
             for id in due {
                 self.send(id);
             }
+            if now >= self.next_check {
+                self.check();
+            }
+        }
+        if let Some((since, why)) = &self.full
+            && now - *since >= self.patience
+        {
+            let why = format!("the server takes no more tasks: {why}");
+            self.full = None;
+            self.refuse_waiting(&why);
         }
         if let Some(said) = self.link.objection() {
             // Whatever it was about is never answered.
@@ -668,8 +869,17 @@ impl State {
         }
     }
 
+    /// Fails what the server has not taken.
+    fn refuse_waiting(&mut self, why: &str) {
+        let waiting: Vec<_> = self.out.extract_if(|_, out| out.again.is_some()).collect();
+        for (_, out) in waiting {
+            out.shipment.refuse(why);
+        }
+    }
+
     /// Fails all that is out.
     fn give_up(&mut self, why: &str) {
+        self.is_untidy |= !self.out.is_empty();
         let out: Vec<_> = self.out.drain().collect();
         for (id, Outstanding { shipment, .. }) in out {
             shipment.lose(why);
@@ -679,6 +889,7 @@ impl State {
 
     /// Has the server and the agents forget this pool.
     async fn close(&mut self) {
+        self.is_untidy |= !self.out.is_empty();
         self.out.clear();
         self.tell_agents(None).await;
         let purge = self
@@ -688,6 +899,9 @@ impl State {
         let said = async {
             let _ = purge.await;
             self.blobs.clear().await;
+            if self.is_untidy {
+                self.blobs.sweep(&self.pool).await;
+            }
             let _ = self.link.client.flush().await;
         };
         if let Err(late) = tokio::time::timeout(CLOSING, said).await {

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 pub(crate) mod network;
+mod proxy;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use mp_cluster::{Connect, Connection, Pool};
 use tempfile::TempDir;
 
 use self::network::Network;
+use self::proxy::Proxy;
 
 /// A server that ends with the test, and whatever it kept with it.
 pub(crate) struct Server {
@@ -85,6 +87,11 @@ impl Server {
         self.port
     }
 
+    /// A way to it that can be cut.
+    pub(crate) fn proxy(&self) -> Proxy {
+        Proxy::to(self.port)
+    }
+
     pub(crate) fn connection(&self) -> Connection {
         let mut connection = Connection::new(self.url());
         connection.wait_for_workers(1, Duration::from_secs(60));
@@ -133,6 +140,19 @@ impl Server {
         self.stream("OBJ_mp-default").map_or(0, |store| {
             store["state"]["bytes"].as_u64().expect("a number")
         })
+    }
+
+    /// Messages in its stream of tasks.
+    pub(crate) fn tasks(&self) -> u64 {
+        self.stream("mp-default").map_or(0, |stream| {
+            stream["state"]["messages"].as_u64().expect("a number")
+        })
+    }
+
+    /// Who is connected.
+    pub(crate) fn connections(&self) -> u64 {
+        let told = self.ask("/connz");
+        told["num_connections"].as_u64().expect("a number")
     }
 
     /// Bytes that clients have sent to it, and that it has sent to them.

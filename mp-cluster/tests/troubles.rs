@@ -1,0 +1,405 @@
+//! Connections that break, servers that take no more, and clients that send what makes no sense.
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mp::{Connect, Connection, Pool};
+use mp_cluster as mp;
+use support::{Agent, Marks, Server, eventually, length, square, wait_for};
+
+/// How long agents of these tests wait for what does not get better.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// An agent that does not wait for long.
+#[test]
+fn impatient() {
+    let Ok(workers) = std::env::var("IMPATIENT") else {
+        return;
+    };
+    let mut connection = Connection::from_env().unwrap().unwrap();
+    connection.patience(PATIENCE);
+    let mut builder = Pool::builder();
+    builder.workers(workers.parse().unwrap());
+    match mp::worker_with(connection, &builder) {
+        Ok(()) => std::process::exit(0),
+        Err(error) => {
+            println!("{error}");
+            std::process::exit(7);
+        }
+    }
+}
+
+fn impatient_agent(server: &Server) -> Agent {
+    let binary = std::env::current_exe().unwrap();
+    Agent::of_program(&binary, &server.url(), |command| {
+        command
+            .args(["--exact", "impatient", "--nocapture"])
+            .env("IMPATIENT", "1");
+    })
+}
+
+#[mp::task]
+fn forever() {
+    loop {
+        std::thread::park();
+    }
+}
+
+#[mp::task]
+fn noise(len: usize) -> Vec<u8> {
+    vec![7; len]
+}
+
+fn is_alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+fn connect(url: &str, patience: Duration) -> Pool {
+    let mut connection = Connection::new(url);
+    connection
+        .patience(patience)
+        .wait_for_workers(1, Duration::from_secs(60));
+    Pool::builder().connect(connection).unwrap()
+}
+
+/// Does something with a connection of the test's own.
+fn with_client<R>(server: &Server, act: impl AsyncFnOnce(async_nats::Client) -> R) -> R {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let client = async_nats::connect(server.url()).await.unwrap();
+        act(client).await
+    })
+}
+
+#[test]
+fn submitter_that_was_away_for_long_gets_what_it_waits_for() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let proxy = server.proxy();
+    let pool = connect(&proxy.url(), Duration::from_secs(60));
+    let marks = Marks::new();
+    let jobs: Vec<_> = (0..3)
+        .map(|x| pool.submit(wait_for, (marks.path(), x)).unwrap())
+        .collect();
+    let worker = marks.await_begun(0);
+    proxy.cut();
+    eventually("its work is dropped", || {
+        !is_alive(worker) && server.tasks() == 0
+    });
+    proxy.mend();
+    marks.go();
+    eventually("it is done all the same", || {
+        jobs.iter().all(mp::Job::is_done)
+    });
+    for (x, job) in jobs.into_iter().enumerate() {
+        assert_eq!(job.wait().unwrap(), x as u64);
+    }
+}
+
+#[test]
+fn what_the_server_has_lost_is_sent_again() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = connect(&server.url(), Duration::from_secs(60));
+    let marks = Marks::new();
+    let first = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    let others: Vec<_> = (1..6)
+        .map(|x| pool.submit(wait_for, (marks.path(), x)).unwrap())
+        .collect();
+    eventually("they are there", || server.tasks() == 6);
+    with_client(&server, async |client| {
+        let context = async_nats::jetstream::new(client);
+        let stream = context.get_stream("mp-default").await.unwrap();
+        stream.purge().await.unwrap();
+    });
+    marks.go();
+    assert_eq!(first.wait().unwrap(), 0);
+    eventually("they are done all the same", || {
+        others.iter().all(mp::Job::is_done)
+    });
+    assert_eq!(marks.begun(0).len(), 1, "what was at an agent is run once");
+}
+
+#[test]
+fn agent_that_was_stopped_goes_on() {
+    let configuration = r#"
+        jetstream { store_dir: $STORE }
+        ping_interval: "500ms"
+        ping_max: 1
+    "#;
+    let Some(server) = Server::configured(configuration) else {
+        return;
+    };
+    let agent = server.agent(1);
+    let pool = connect(&server.url(), Duration::from_secs(60));
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+    let before = server.connections();
+    agent.signal(libc::SIGSTOP);
+    eventually("the server drops it", || server.connections() < before);
+    agent.signal(libc::SIGCONT);
+    eventually("it is back", || server.connections() == before);
+    let job = pool.submit(square, (4,)).unwrap();
+    eventually("it goes on", || job.is_done());
+    assert_eq!(job.wait().unwrap(), 16);
+}
+
+#[test]
+fn cancelled_at_once_or_while_an_agent_is_away() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let proxy = server.proxy();
+    let _agent = Agent::start(&proxy.url(), 1);
+    let pool = connect(&server.url(), Duration::from_secs(60));
+    for _ in 0..200 {
+        pool.submit(forever, ()).unwrap().cancel();
+    }
+    let job = pool.submit(square, (3,)).unwrap();
+    eventually("nothing is in its way", || job.is_done());
+    let marks = Marks::new();
+    let job = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    let before = server.connections();
+    proxy.cut();
+    eventually("the server has seen it", || server.connections() < before);
+    job.cancel();
+    proxy.mend();
+    let job = pool.submit(square, (4,)).unwrap();
+    eventually("nothing is in its way", || job.is_done());
+    assert_eq!(job.wait().unwrap(), 16);
+}
+
+#[test]
+fn calls_end_however_many_they_are_when_the_server_is_gone() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = connect(&server.url(), Duration::from_millis(500));
+    server.kill();
+    for _ in 0..3 {
+        let jobs: Vec<_> = (0..2000)
+            .map(|x| pool.submit(square, (x,)).unwrap())
+            .collect();
+        for job in jobs.iter().skip(1000) {
+            job.cancel();
+        }
+        eventually("all end", || jobs.iter().all(mp::Job::is_done));
+    }
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(pool);
+        ended.send(()).unwrap();
+    });
+    end.recv_timeout(Duration::from_secs(60)).unwrap();
+}
+
+#[test]
+fn agent_that_is_asked_to_end_does_not_wait_for_a_server_that_is_gone() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let agent = impatient_agent(&server);
+    let pool = connect(&server.url(), Duration::from_secs(60));
+    let marks = Marks::new();
+    let _job = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    server.kill();
+    agent.signal(libc::SIGTERM);
+    marks.go();
+    assert_eq!(agent.join(), Some(7));
+}
+
+#[test]
+fn server_whose_messages_are_too_small() {
+    let Some(server) = Server::configured("jetstream { store_dir: $STORE }\nmax_payload: 64KB")
+    else {
+        return;
+    };
+    let connected = Pool::builder().connect(server.url());
+    let text = connected.unwrap_err().to_string();
+    assert!(text.contains("max_payload"), "{text}");
+}
+
+#[test]
+fn what_the_object_store_does_not_take_fails() {
+    let configuration = "jetstream { store_dir: $STORE, max_file_store: 1MB }";
+    let Some(server) = Server::configured(configuration) else {
+        return;
+    };
+    let _agent = impatient_agent(&server);
+    let pool = connect(&server.url(), PATIENCE);
+    let too_much = pool.submit(length, (vec![1; 3 << 20],)).unwrap();
+    let too_large = pool.submit(noise, (3 << 20,)).unwrap();
+    eventually("both end", || too_much.is_done() && too_large.is_done());
+    let error = too_much.wait().unwrap_err();
+    assert!(error.to_string().contains("object store"), "{error}");
+    let error = too_large.wait().unwrap_err();
+    assert!(error.to_string().contains("object store"), "{error}");
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+}
+
+#[test]
+fn stream_of_that_name_that_is_not_ours() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    with_client(&server, async |client| {
+        let config = async_nats::jetstream::stream::Config {
+            name: "mp-default".to_owned(),
+            subjects: vec!["mp.default.t.>".to_owned()],
+            ..Default::default()
+        };
+        let context = async_nats::jetstream::new(client);
+        context.create_stream(config).await.unwrap();
+    });
+    let text = Pool::builder()
+        .connect(server.url())
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("is not one of mp's"), "{text}");
+}
+
+#[test]
+fn what_makes_no_sense_harms_nobody() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let agent = server.agent(1);
+    let pool = connect(&server.url(), Duration::from_secs(60));
+    let message = |head: &str, bytes: &[u8]| {
+        let mut message = (head.len() as u32).to_le_bytes().to_vec();
+        message.extend_from_slice(head.as_bytes());
+        message.extend_from_slice(bytes);
+        message
+    };
+    with_client(&server, async |client| {
+        // Each agent tells which build it is.
+        let answer = client.request("mp.default.a", "".into()).await.unwrap();
+        let presence: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        let build = presence["build"].as_str().unwrap();
+        let name = presence["agent"].as_str().unwrap();
+        // One that promises more workers than there can be, thrice.
+        let mut calls = client
+            .subscribe(format!("mp.default.a.{build}"))
+            .await
+            .unwrap();
+        let reply = calls.next().await.unwrap().reply.unwrap();
+        for agent in ["x", "y", "z"] {
+            let most = usize::MAX;
+            let liar =
+                format!(r#"{{"agent":"{agent}","host":"","build":"{build}","workers":{most}}}"#);
+            client.publish(reply.clone(), liar.into()).await.unwrap();
+        }
+        for message in [
+            vec![],
+            vec![255; 100],
+            message(r#"{"task":"no such","count":4294967295}"#, b""),
+            message(
+                r#"{"task":"troubles::support::square","count":4294967295}"#,
+                b"x",
+            ),
+            message(
+                r#"{"task":"troubles::support::square","count":1,"limit":18446744073709551615,"blob":{"name":"x","len":18446744073709551615}}"#,
+                b"",
+            ),
+            message(
+                r#"{"task":"troubles::support::square","count":1,"blob":{"name":"","len":18446744073709551615}}"#,
+                b"",
+            ),
+        ] {
+            for subject in [
+                format!("mp.default.t.{build}.nobody.1"),
+                format!("mp.default.t.{build}.nobody.x.y"),
+                format!("mp.default.t.{build}.1"),
+                "mp.default.c".to_owned(),
+                format!("mp.default.b.{name}"),
+            ] {
+                let inbox = client.new_inbox();
+                client
+                    .publish_with_reply(subject, inbox, message.clone().into())
+                    .await
+                    .unwrap();
+            }
+        }
+        client.flush().await.unwrap();
+    });
+    let job = pool.submit(square, (3,)).unwrap();
+    eventually("it goes on", || job.is_done());
+    assert_eq!(job.wait().unwrap(), 9);
+    eventually("it is all dropped", || server.tasks() == 0);
+    eventually("liars are forgotten", || pool.workers() == 1);
+    agent.signal(libc::SIGTERM);
+    assert_eq!(agent.join(), Some(0));
+}
+
+/// A program that submits what is large, and is killed; see `objects_of_a_killed_submitter_go`.
+#[test]
+fn submitter() {
+    let Ok(url) = std::env::var("SUBMIT_TO") else {
+        return;
+    };
+    let marks = std::env::var("MARKS").unwrap();
+    let pool = connect(&url, Duration::from_secs(60));
+    let _large = pool.submit(length, (vec![1; 2 << 20],)).unwrap().wait();
+    let _ = pool.submit(wait_for, (marks, 0)).unwrap().wait();
+}
+
+#[test]
+fn objects_of_a_killed_submitter_go() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let marks = Marks::new();
+    let mut submitter = mp::command(std::env::current_exe().unwrap())
+        .args(["--exact", "submitter", "--nocapture"])
+        .env("SUBMIT_TO", server.url())
+        .env("MARKS", marks.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    marks.await_begun(0);
+    submitter.kill().unwrap();
+    submitter.wait().unwrap();
+    assert!(server.object_bytes() > 1 << 20);
+    eventually("they go", || server.object_bytes() < 10_000);
+}
+
+#[test]
+fn time_without_end() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let mut connection = server.connection();
+    connection
+        .timeout(Duration::MAX)
+        .patience(Duration::MAX)
+        .wait_for_workers(1, Duration::MAX);
+    let pool = Pool::builder().connect(connection).unwrap();
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+}
+
+#[test]
+fn worker_that_is_told_no_address() {
+    let output = mp::command(std::env::current_exe().unwrap())
+        .args(["--exact", "support::serve", "--nocapture"])
+        .env("WORKERS", "1")
+        .env("MP_ROLE", "worker")
+        .env_remove("MP_CLUSTER")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("MP_ROLE=worker needs"), "{text}");
+}
