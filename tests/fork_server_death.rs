@@ -3,7 +3,7 @@
 
 mod support;
 
-use mp::{Process, StartMethod};
+use mp::{Pool, Process, StartMethod};
 use support::{
     alone_command, alone_with, children, eventually, is_alone, run_alone, settles_at, watchdog,
 };
@@ -49,6 +49,27 @@ fn start_many(dies_before_the_child: bool) {
     }
     assert_eq!(failed, if dies_before_the_child { 6 } else { 0 });
     eventually(|| children().len() <= 1);
+}
+
+#[test]
+fn server_that_dies_before_it_makes_a_worker_costs_the_pool_nothing() {
+    let name = "server_that_dies_before_it_makes_a_worker_costs_the_pool_nothing";
+    let prepare = |command: &mut std::process::Command| {
+        command.env("MP_FAULT", "fork.ordered:2");
+    };
+    alone_with(name, prepare, || {
+        let _watchdog = watchdog(120);
+        // One worker at a time, each of which another server makes.
+        let pool = Pool::builder()
+            .workers(1)
+            .max_tasks_per_worker(1)
+            .start_method(StartMethod::ForkServer)
+            .build()
+            .unwrap();
+        let sums = pool.starmap(add, (0..12).map(|n| (n, 1))).unwrap();
+        assert_eq!(sums, (1..=12).collect::<Vec<_>>());
+        pool.resize(3).unwrap();
+    });
 }
 
 #[test]

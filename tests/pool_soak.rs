@@ -1,4 +1,4 @@
-//! Workers that are killed at random, a short while in every run and long by `scripts/soak`.
+//! Workers, and the server that forks them, that are killed at random, a short while in every run and long by `scripts/soak`.
 //!
 //! `MP_SOAK_KILLS` says how many kills, `MP_SOAK_SECONDS` how long the threads go on that use a pool
 //! at random, `MP_TEST_SEED` repeats what a run printed.
@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use mp::{Pool, Queue, TaskError};
+use mp::{Pool, Queue, StartMethod, TaskError};
 use support::{Random, alone, children, eventually, send_signal, watchdog};
 
 const WORKERS: usize = 4;
@@ -38,11 +38,20 @@ fn descriptors() -> Vec<PathBuf> {
 
 /// Nothing is left of what the test used.
 fn check_for_leaks() {
+    if mp::start_method() == StartMethod::ForkServer {
+        // It stays for as long as the program. A new one is not made before it is needed.
+        kill_server();
+    }
     eventually(|| {
         let audit = mp::__private::audit().unwrap();
-        audit.faults.is_empty() && audit.process_units == 0 && descriptors().is_empty()
+        audit.faults.is_empty() && audit.process_units == 0 && children().is_empty()
     });
-    eventually(|| children().is_empty());
+    if mp::start_method() == StartMethod::Spawn {
+        eventually(|| descriptors().is_empty());
+    } else {
+        // Those to the last server are kept until the next one is made.
+        eventually(|| descriptors().len() <= 3);
+    }
 }
 
 /// Kills one worker, as a rule one that has come to work: a pool gives up if many in a row do not.
@@ -66,6 +75,24 @@ fn kill_one(pool: &Pool, random: &mut Random) -> bool {
     is_ours
 }
 
+/// Kills the fork server: the child that is none of the active ones. So is one that was forked just
+/// now, or has just ended, which may be killed as well.
+fn kill_server() -> bool {
+    let active: Vec<u32> = mp::active_children()
+        .iter()
+        .map(|child| child.id())
+        .collect();
+    let mut others = children().into_iter().filter(|pid| {
+        let state = support::status_line(*pid, "State");
+        !active.contains(pid) && state.is_some_and(|state| !state.starts_with('Z'))
+    });
+    let server = others.next();
+    if let Some(server) = server {
+        send_signal(server, libc::SIGKILL);
+    }
+    server.is_some()
+}
+
 #[mp::task]
 fn work((n, runs, carried): (u64, Queue<u64>, Option<Queue<u64>>)) -> (u64, Vec<u8>, bool) {
     runs.put(n).unwrap();
@@ -84,7 +111,20 @@ fn work((n, runs, carried): (u64, Queue<u64>, Option<Queue<u64>>)) -> (u64, Vec<
 
 #[test]
 fn random_kills_cost_the_items_they_hit() {
-    alone("random_kills_cost_the_items_they_hit", || {
+    kill_at_random("random_kills_cost_the_items_they_hit", StartMethod::Spawn);
+}
+
+#[test]
+fn random_kills_of_workers_and_of_the_fork_server_cost_the_items_they_hit() {
+    kill_at_random(
+        "random_kills_of_workers_and_of_the_fork_server_cost_the_items_they_hit",
+        StartMethod::ForkServer,
+    );
+}
+
+fn kill_at_random(name: &'static str, method: StartMethod) {
+    alone(name, || {
+        mp::set_start_method(method);
         let kills = number("MP_SOAK_KILLS", 60);
         let _watchdog = watchdog(300 + kills);
         let mut random = Random::new();
@@ -97,10 +137,16 @@ fn random_kills_cost_the_items_they_hit() {
         let mut ran = HashMap::<u64, u32>::new();
         let mut outcomes = HashMap::<u64, bool>::new();
         let (mut hit, mut last) = (0, 0);
+        let servers = AtomicU64::new(0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..kills {
                     std::thread::sleep(Duration::from_micros(random.below(20_000)));
+                    // Beside a worker, and before that: it may be asked for another right then.
+                    let is_forked = method == StartMethod::ForkServer;
+                    if is_forked && random.below(3) == 0 && kill_server() {
+                        servers.fetch_add(1, Ordering::Relaxed);
+                    }
                     while !kill_one(&pool, &mut random) {
                         std::thread::sleep(Duration::from_millis(1));
                     }
@@ -144,8 +190,9 @@ fn random_kills_cost_the_items_they_hit() {
             assert!(ran == 1 || !is_done && ran == 0, "item {n} ran {ran} times");
         }
         println!(
-            "{} items, {kills} kills, {hit} of them hit one",
-            outcomes.len()
+            "{} items, {kills} kills of workers, {hit} of them hit one, {} of servers",
+            outcomes.len(),
+            servers.load(Ordering::Relaxed)
         );
         let stats = pool.stats();
         assert_eq!(stats.done + stats.failed.total(), outcomes.len() as u64);
@@ -243,11 +290,20 @@ fn use_at_random(pool: &Pool, random: &mut Random, seen: &Seen) {
         6 => drop(pool.submit(square, (x,)).unwrap()),
         7 => pool.resize(1 + random.below(5) as usize).unwrap(),
         _ => {
+            if mp::start_method() == StartMethod::ForkServer && random.below(3) == 0 {
+                kill_server();
+            }
             if kill_one(pool, random) {
                 seen.kills.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
+}
+
+#[test]
+fn threads_get_what_is_theirs_while_the_fork_server_is_killed() {
+    let name = "threads_get_what_is_theirs_while_the_fork_server_is_killed";
+    soak(name, |_| mp::set_start_method(StartMethod::ForkServer));
 }
 
 fn soak(name: &'static str, prepare: fn(&mut mp::PoolBuilder)) {

@@ -172,6 +172,16 @@ impl Error {
         self.0.kind == ErrorKind::NotStarted
     }
 
+    /// Whether no process was started because the fork server died before it had made it: another
+    /// server may.
+    pub(crate) fn is_server_gone(&self) -> bool {
+        let kind = match &self.0.cause {
+            Some(Cause::Io(IoCause(error))) => Some(error.kind()),
+            _ => None,
+        };
+        self.is_not_started() && kind == Some(io::ErrorKind::ConnectionAborted)
+    }
+
     /// What happened to the task, if it is a task's failure that led here.
     pub fn task(&self) -> Option<&TaskError> {
         match &self.0.cause {

@@ -28,6 +28,9 @@ use crate::sync::raw::Holder;
 use crate::sys;
 use crate::sys::process::Status;
 
+/// Fork servers in a row that die before they have made a worker, after which it counts as one that
+/// cannot be started.
+const MOST_SERVERS: u32 = 5;
 /// Workers in a row that end before they are ready, after which no more are started.
 const MOST_FAILED_STARTS: u32 = 5;
 /// Workers in a row that end without having had a job, for each that the pool should have, after
@@ -188,7 +191,15 @@ impl Inner {
         while serving < wanted && !crew.has_given_up(workers) && self.needs_workers() {
             crew.started += 1;
             let number = crew.started;
-            let (running, attendance) = match self.start_worker(number) {
+            let mut started = self.start_worker(number);
+            for _ in 1..MOST_SERVERS {
+                // Nothing has begun, and the server's death is not the pool's.
+                if !matches!(&started, Err(error) if error.is_server_gone()) {
+                    break;
+                }
+                started = self.start_worker(number);
+            }
+            let (running, attendance) = match started {
                 Ok(started) => started,
                 Err(error) => {
                     result = Err(error);

@@ -388,9 +388,10 @@ impl Server {
             Status::Unknown => "ended".to_owned(),
         };
         let pid = self.life.pid;
-        io::Error::other(format!(
+        let text = format!(
             "it (process {pid}) {how} before it had made the process; the next start makes another"
-        ))
+        );
+        io::Error::new(io::ErrorKind::ConnectionAborted, text)
     }
 }
 
