@@ -17,6 +17,7 @@ mod handover;
 mod idle;
 mod ipc;
 mod latency;
+mod lateness;
 mod lock;
 mod machine;
 mod manager;
@@ -89,6 +90,7 @@ const SUBJECTS: &[(&str, Subject)] = &[
     ("bulk-f64", bulk::numbers),
     ("latency", latency::busy),
     ("latency-idle", latency::idle),
+    ("deadline", lateness::hard),
     ("stream", stream::many_items),
     ("scaling", scaling::sleeping_tasks),
     ("idle-memory", idle::memory),
