@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
-use mp::{Event, Pool, PoolEvent, Process, Queue, Value};
+use mp::{Event, Pool, PoolEvent, Process, Queue, Retries, Value};
 use support::{eventually, watchdog};
 
 /// What a pool has in its memory while nothing is under way, and nothing more.
@@ -793,4 +793,38 @@ fn handles_and_large_values_travel_inside() {
     check_books(&pool);
     drop((back, pool));
     eventually(|| mp::__private::audit().unwrap().faults.is_empty());
+}
+
+#[mp::task]
+fn fail_first(tries: Value<u32>) -> u32 {
+    let before = tries.fetch_add(1);
+    assert!(before > 0, "as told");
+    before
+}
+
+/// How often a callee that fails once was run, by a call that says nothing of retries, and by one
+/// that has a predicate of its own.
+#[mp::task]
+fn call_fail_first() -> (u32, u32) {
+    let pool = mp::pool().unwrap();
+    let runs = |retries: Option<Retries>| {
+        let tries = Value::new(0).unwrap();
+        let _ = match retries {
+            Some(retries) => pool
+                .with_retries(retries)
+                .apply(fail_first, (tries.clone(),)),
+            None => pool.apply(fail_first, (tries.clone(),)),
+        };
+        tries.load()
+    };
+    let own = Retries::new(3).when(mp::TaskError::is_panic);
+    (runs(None), runs(Some(own)))
+}
+
+#[test]
+fn predicate_of_the_pool_is_not_asked_in_tasks_but_one_of_the_call_is() {
+    let _watchdog = watchdog(60);
+    let retries = Retries::new(3).when(|_| true);
+    let pool = Pool::builder().workers(1).retries(retries).build().unwrap();
+    assert_eq!(pool.apply(call_fail_first, ()).unwrap(), (1, 2));
 }

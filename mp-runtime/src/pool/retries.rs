@@ -109,6 +109,11 @@ impl Retries {
     /// Has `predicate` decide, of all failures but cancellation. It is called where results are
     /// taken: on the caller's thread, or on one of the pool for calls that nobody waits for, so it
     /// should not take long. If it panics, the item is not run again.
+    ///
+    /// It is a closure of this process: a pool whose [`retries`](crate::PoolBuilder::retries) have one
+    /// retries nothing in the calls that its tasks make on it, which other processes decide about.
+    /// Such a call can be given retries of its own, with a predicate or without, by
+    /// [`Pool::with_retries`](crate::Pool::with_retries) in the task.
     pub fn when(mut self, predicate: impl Fn(&TaskError) -> bool + Send + Sync + 'static) -> Self {
         self.when = Some(Arc::new(predicate));
         self
