@@ -116,7 +116,8 @@ fn check(point: &str, every: u32, chunk: u64) {
     let may_be_at_none = point == "isolated.told" && chunk == 1;
     assert!(is_at_an_item || failed == 0, "{fault}: {failed} failed");
     assert!(!is_at_an_item || may_be_at_none || failed > 0, "{fault}");
-    assert!(pool.stats().workers_died > 0, "{fault}: nobody died");
+    // The last may die after its job was done.
+    eventually(|| pool.stats().workers_died > 0);
     drop(pool);
 }
 
