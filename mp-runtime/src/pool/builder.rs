@@ -521,13 +521,15 @@ impl PoolBuilder {
             None => {}
         }
         let pool = Pool::over(Arc::new(inner));
-        if has_guests {
-            desk::start(&pool.inner)?;
-        }
         let started = match pool.inner.remote {
             Some(_) => remote::dispatch(&pool.inner),
             None => pool.inner.fill_crew(),
         };
+        // Not before: it would start workers as well, on a thread that has not the caller's subscriber.
+        let started = started.and_then(|()| match has_guests {
+            true => desk::start(&pool.inner),
+            false => Ok(()),
+        });
         if let Err(error) = started {
             pool.inner.end();
             return Err(error);
