@@ -28,6 +28,7 @@ use crate::build::Build;
 use crate::connection::Connection;
 use crate::errand::{End, Errand};
 use crate::error;
+use crate::health::{Health, State};
 use crate::link::{Change, Link, PROGRESS};
 use crate::message::{self, Announcement, Cancelled, Presence, Unwanted, Word};
 use crate::names::Names;
@@ -52,7 +53,8 @@ pub(crate) fn serve(connection: &Connection, builder: &PoolBuilder) -> Result<()
     let pool = build_local(builder, connection.variables())?;
     let runtime = crate::runtime()?;
     let served = runtime.block_on(async {
-        let agent = Agent::open(connection, build, pool).await?;
+        let health = Health::open(connection.health.as_deref()).await?;
+        let agent = Agent::open(connection, build, pool, health).await?;
         agent.run().await
     });
     // A name that is being looked up is not waited for.
@@ -99,6 +101,7 @@ struct Agent {
     patience: Duration,
     /// Since when there is no connection.
     away: Option<Instant>,
+    health: Health,
 }
 
 /// A message that the agent is at.
@@ -123,7 +126,12 @@ struct Over {
 }
 
 impl Agent {
-    async fn open(connection: &Connection, build: Build, pool: Pool) -> Result<Self, Error> {
+    async fn open(
+        connection: &Connection,
+        build: Build,
+        pool: Pool,
+        health: Health,
+    ) -> Result<Self, Error> {
         let (changed, changes) = mpsc::unbounded_channel();
         let names = Names::new(&connection.namespace, build);
         let link = Link::open(connection, names, changed).await?;
@@ -143,6 +151,7 @@ impl Agent {
             host: crate::host_name(),
             build: build.to_string(),
             workers: pool.workers(),
+            crew: Vec::new(),
         };
         let broadcasts = subscribe(link.names.broadcast(&presence.agent)).await?;
         let (finishing, over) = mpsc::unbounded_channel();
@@ -176,6 +185,7 @@ impl Agent {
             made: stream.cached_info().created.unix_timestamp_nanos(),
             patience: connection.patience,
             away: None,
+            health,
         })
     }
 
@@ -205,14 +215,15 @@ impl Agent {
                 Some(message) = self.roll_of_build.next() => self.answer(&message).await,
                 Some(message) = self.broadcasts.next() => self.begin_broadcast(message),
                 Some(change) = self.changes.recv() => self.note_change(change),
-                _ = terminate.recv() => self.is_draining = true,
-                _ = interrupt.recv() => self.is_draining = true,
+                _ = terminate.recv() => self.drain(),
+                _ = interrupt.recv() => self.drain(),
                 _ = progress.tick() => {
                     self.say_progress().await;
                     self.ask_submitters();
                 }
                 _ = tick.tick() => {
                     self.restore();
+                    self.look_at_health();
                     if self.is_draining && self.is_away_for_good() {
                         let text = format!(
                             "there has been no connection to the server for {:?}: the outcomes of \
@@ -248,6 +259,24 @@ impl Agent {
         }
         let since = *self.away.get_or_insert_with(Instant::now);
         since.elapsed() >= self.patience
+    }
+
+    /// Takes no more.
+    fn drain(&mut self) {
+        self.is_draining = true;
+        self.look_at_health();
+    }
+
+    fn look_at_health(&self) {
+        self.health.set(if self.is_draining {
+            State::Draining
+        } else if self.is_lost {
+            State::Disconnected
+        } else if self.pool.stats().workers.iter().any(|it| it.is_ready) {
+            State::Ready
+        } else {
+            State::Starting
+        });
     }
 
     /// Asks for as many messages as it could begin.
@@ -446,8 +475,21 @@ impl Agent {
         if let Some(reply) = question.reply.clone()
             && !self.is_draining
         {
-            let answer = message::pack_head(&self.presence);
+            let answer = message::pack_head(&self.presence());
             let _ = self.link.client.publish(reply, answer.into()).await;
+        }
+    }
+
+    /// Who and how it is now.
+    fn presence(&self) -> Presence {
+        let host = &self.presence.host;
+        let mut crew = self.pool.stats().workers;
+        for worker in &mut crew {
+            worker.name = format!("{} on {host}", worker.name);
+        }
+        Presence {
+            crew,
+            ..self.presence.clone()
         }
     }
 

@@ -61,6 +61,7 @@ pub struct Connection {
     pub(crate) lease: Duration,
     pub(crate) awaited: Option<(usize, Duration)>,
     pub(crate) replicas: usize,
+    pub(crate) health: Option<String>,
 }
 
 impl Connection {
@@ -81,6 +82,7 @@ impl Connection {
             lease: LEASE,
             awaited: None,
             replicas: 1,
+            health: None,
         }
     }
 
@@ -98,6 +100,7 @@ impl Connection {
     /// | `MP_CLUSTER_PLAIN=1` | [`plain`](Self::plain) |
     /// | `MP_CLUSTER_NAMESPACE` | [`namespace`](Self::namespace) |
     /// | `MP_CLUSTER_REPLICAS=n` | [`replicas`](Self::replicas) |
+    /// | `MP_HEALTH=address` | [`health`](Self::health) |
     /// | `MP_CLUSTER_WAIT=n` | [`wait_for_workers`](Self::wait_for_workers), a minute at most |
     ///
     /// # Errors
@@ -166,6 +169,9 @@ impl Connection {
                 error::cluster(text)
             })?;
             connection.replicas(replicas);
+        }
+        if let Some(address) = variable("MP_HEALTH")? {
+            connection.health(address);
         }
         if let Some(workers) = variable("MP_CLUSTER_WAIT")? {
             let workers = workers.parse().map_err(|_| {
@@ -298,6 +304,14 @@ impl Connection {
     /// there. The default is 1. What is there already stays as it is.
     pub fn replicas(&mut self, replicas: usize) -> &mut Self {
         self.replicas = replicas;
+        self
+    }
+
+    /// Has a worker's process tell over HTTP how it is, at an address such as `0.0.0.0:8080`: `/livez`
+    /// is answered as long as it is well, `/readyz` with 200 while it takes tasks, and with 503 while
+    /// it has no connection, no worker that could begin, or was asked to end.
+    pub fn health(&mut self, address: impl Into<String>) -> &mut Self {
+        self.health = Some(address.into());
         self
     }
 

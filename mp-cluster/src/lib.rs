@@ -8,6 +8,7 @@ mod build;
 mod connection;
 mod errand;
 mod error;
+mod health;
 mod link;
 mod message;
 pub mod named;

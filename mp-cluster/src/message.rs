@@ -2,6 +2,7 @@
 //!
 //! `{ length of the head: 32 bits, little endian }`, the head, the bytes.
 
+use mp::WorkerStats;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,9 @@ pub(crate) struct Presence {
     pub(crate) host: String,
     pub(crate) build: String,
     pub(crate) workers: usize,
+    /// What each has done and is doing.
+    #[serde(default)]
+    pub(crate) crew: Vec<WorkerStats>,
 }
 
 impl Presence {

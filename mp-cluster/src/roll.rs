@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use mp::WorkerStats;
+
 use crate::message::Presence;
 
 /// Calls in a row that an agent may leave unanswered.
@@ -48,6 +50,14 @@ impl Roll {
     /// Those that are there.
     pub(crate) fn agents(&self) -> impl Iterator<Item = &Presence> {
         self.agents.values().map(|entry| &entry.presence)
+    }
+
+    /// Their workers, by machine and name.
+    pub(crate) fn crew(&self) -> Vec<WorkerStats> {
+        let mut agents: Vec<_> = self.agents().collect();
+        agents.sort_by(|one, other| (&one.host, &one.agent).cmp(&(&other.host, &other.agent)));
+        let crews = agents.into_iter().flat_map(|agent| &agent.crew);
+        crews.cloned().collect()
     }
 
     /// How many workers they have.

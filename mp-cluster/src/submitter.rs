@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::PublishErrorKind;
@@ -21,7 +21,7 @@ use async_nats::{HeaderMap, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use mp::__private::{Carrier, Shipment};
-use mp::Error;
+use mp::{Error, WorkerStats};
 use tokio::sync::mpsc;
 
 use crate::blobs::{Blob, Blobs, INLINE, Unavailable};
@@ -49,7 +49,14 @@ const CLOSING: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Submitter {
     commands: mpsc::UnboundedSender<Command>,
-    workers: Arc<AtomicUsize>,
+    workers: Arc<Workers>,
+}
+
+/// The workers that are there, as the thread knows them.
+#[derive(Debug, Default)]
+struct Workers {
+    count: AtomicUsize,
+    crew: Mutex<Vec<WorkerStats>>,
 }
 
 #[derive(Debug)]
@@ -68,7 +75,7 @@ impl Submitter {
         let build = Build::own()?;
         let (commands, received) = mpsc::unbounded_channel();
         let (started, start) = std_mpsc::channel();
-        let workers = Arc::new(AtomicUsize::new(0));
+        let workers = Arc::<Workers>::default();
         let connection = connection.clone();
         let counted = workers.clone();
         let run = move || {
@@ -134,7 +141,11 @@ impl Carrier for Submitter {
     }
 
     fn workers(&self) -> usize {
-        self.workers.load(Ordering::Relaxed)
+        self.workers.count.load(Ordering::Relaxed)
+    }
+
+    fn crew(&self) -> Vec<WorkerStats> {
+        lock(&self.workers.crew).clone()
     }
 
     fn close(&self) {
@@ -157,7 +168,7 @@ struct State {
     /// Where agents answer the roll call.
     inbox: String,
     roll: Roll,
-    workers: Arc<AtomicUsize>,
+    workers: Arc<Workers>,
     out: HashMap<u64, Outstanding>,
     /// What became of messages that were sent, and of purges.
     sent: mpsc::UnboundedReceiver<(u64, Sent)>,
@@ -235,7 +246,7 @@ impl State {
     async fn open(
         connection: &Connection,
         build: Build,
-        workers: Arc<AtomicUsize>,
+        workers: Arc<Workers>,
     ) -> Result<Self, Error> {
         let (changed, changes) = mpsc::unbounded_channel();
         let names = Names::new(&connection.namespace, build);
@@ -731,7 +742,8 @@ impl State {
 
     fn count_workers(&mut self) {
         let workers = self.roll.workers();
-        self.workers.store(workers, Ordering::Relaxed);
+        self.workers.count.store(workers, Ordering::Relaxed);
+        *lock(&self.workers.crew) = self.roll.crew();
         self.deserted = match workers {
             0 => self.deserted.or_else(|| Some(Instant::now())),
             _ => None,
@@ -909,4 +921,9 @@ impl State {
             let _: tokio::time::error::Elapsed = late;
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is under it is whole at any moment.
+    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
 }

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
@@ -259,4 +260,47 @@ fn broadcast_of_a_killed_submitter_is_stopped() {
     submitter.wait().unwrap();
     // Otherwise all workers are at it for ten minutes.
     assert_eq!(server.pool(2).apply(square, (4,)).unwrap(), 16);
+}
+
+/// What an agent says of itself; empty if it does not answer.
+fn told(port: u16, path: &str) -> String {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().unwrap_or_default()
+}
+
+#[test]
+fn agent_tells_whether_it_takes_tasks() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let port = support::free_port();
+    let agent = support::Agent::with(&server.url(), 1, |command| {
+        command.env("MP_HEALTH", format!("127.0.0.1:{port}"));
+    });
+    eventually("it is ready", || told(port, "/readyz").contains(" 200 "));
+    server.kill();
+    eventually("it is not", || {
+        told(port, "/readyz").contains("no connection")
+    });
+    assert!(told(port, "/livez").contains(" 200 "));
+    server.restart();
+    eventually("it is ready again", || {
+        told(port, "/readyz").contains(" 200 ")
+    });
+    let marks = Marks::new();
+    let pool = server.pool(1);
+    let job = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    agent.signal(libc::SIGTERM);
+    eventually("it drains", || told(port, "/readyz").contains(" 503 "));
+    assert!(told(port, "/readyz").contains("draining"));
+    marks.go();
+    assert_eq!(job.wait().unwrap(), 0);
+    assert_eq!(agent.join(), Some(0));
 }

@@ -288,3 +288,30 @@ fn pools_share_the_workers() {
         assert!(squares.into_iter().eq((0..2000).map(|x| x * x)));
     });
 }
+
+#[test]
+fn stats_tell_of_each_worker() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agents = [server.agent(1), server.agent(2)];
+    let pool = server.pool(3);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let pids = pool.broadcast(pid, ()).unwrap();
+    let mut pids: Vec<u32> = pids.into_iter().map(Result::unwrap).collect();
+    pids.sort_unstable();
+    let mut workers = Vec::new();
+    support::eventually("they have told of it", || {
+        workers = pool.stats().workers;
+        workers.iter().all(|worker| worker.items == 1) && workers.len() == 3
+    });
+    assert!(workers.iter().all(|worker| worker.is_ready));
+    assert!(
+        workers
+            .iter()
+            .all(|worker| worker.name.ends_with(&format!(" on {}", host.trim())))
+    );
+    let mut told: Vec<_> = workers.iter().map(|worker| worker.pid).collect();
+    told.sort_unstable();
+    assert_eq!(told, pids);
+}

@@ -155,6 +155,12 @@ impl Server {
         told["num_connections"].as_u64().expect("a number")
     }
 
+    /// Messages with tasks that it was ever given.
+    pub(crate) fn last_message(&self) -> u64 {
+        let stream = self.stream("mp-default").expect("it was made");
+        stream["state"]["last_seq"].as_u64().expect("a number")
+    }
+
     /// Bytes that clients have sent to it, and that it has sent to them.
     pub(crate) fn traffic(&self) -> (u64, u64) {
         let told = self.ask("/varz");

@@ -18,6 +18,7 @@ use super::failure;
 use super::inner::{Inner, lock};
 use super::job::{Early, Finish, JOBS, Job, Progress, Running};
 use super::region::{CLOSED, DRAINING, STOPPED};
+use super::stats::WorkerStats;
 use super::{Pool, PoolBuilder, wire};
 use crate::deadline::Deadline;
 use crate::error::{Error, TaskError};
@@ -59,6 +60,9 @@ pub trait Carrier: Send + Sync + 'static {
 
     /// How many workers there are.
     fn workers(&self) -> usize;
+
+    /// What they have done and are doing, as far as is known.
+    fn crew(&self) -> Vec<WorkerStats>;
 
     /// No more jobs come, and those that are out are not wanted any more.
     fn close(&self);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::inner::{Inner, lock};
@@ -91,8 +91,9 @@ pub struct FailureStats {
     pub lost: u64,
 }
 
-/// What one worker has done and is doing.
-#[derive(Clone, Debug, Serialize)]
+/// What one worker has done and is doing. One on another machine tells it about once a second, and of
+/// all that it has done for any pool; its name ends in `on` and that machine's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct WorkerStats {
     /// Its name.
@@ -298,6 +299,9 @@ impl Inner {
         for worker in &mut stats.workers {
             let is_busy = |holder| self.who(holder).is_some_and(|who| who.1 == worker.pid);
             worker.is_busy = busy.iter().any(|&holder| is_busy(holder));
+        }
+        if let Some(carrier) = self.carrier() {
+            stats.workers = carrier.crew();
         }
         let totals = self.memory.nest().totals.added_to(*lock(&self.totals));
         stats.done = totals.done;
