@@ -48,7 +48,7 @@ const MOST_AHEAD: usize = 64;
 /// Serves the pools that are connected to the same server, until it is told to end: by SIGTERM or
 /// SIGINT, which let it finish what it is at.
 pub(crate) fn serve(connection: &Connection, builder: &PoolBuilder) -> Result<(), Error> {
-    let build = Build::own()?;
+    let build = Build::of(connection)?;
     // What is shared by name is known to them by it.
     let pool = build_local(builder, connection.variables())?;
     let runtime = crate::runtime()?;
@@ -133,7 +133,7 @@ impl Agent {
         health: Health,
     ) -> Result<Self, Error> {
         let (changed, changes) = mpsc::unbounded_channel();
-        let names = Names::new(&connection.namespace, build);
+        let names = Names::new(&connection.namespace, build.clone());
         let link = Link::open(connection, names, changed).await?;
         let stream = link.stream().await?;
         link.consumer(&stream).await?;
@@ -369,10 +369,11 @@ impl Agent {
         let of = self.broadcasting.entry(announcement.pool);
         let stopped = of.or_insert_with(|| watch::channel(false).0).subscribe();
         let (client, host) = (self.link.client.clone(), self.presence.host.clone());
-        let pool = self.pool.clone();
+        let (pool, build) = (self.pool.clone(), self.link.names.build.clone());
         tokio::spawn(async move {
             if let Some(order) = message::unpack(&payload) {
-                broadcast::answer(client, &pool, &host, order, reply, stopped).await;
+                let here = (&*pool, &build, &*host);
+                broadcast::answer(client, here, order, reply, stopped).await;
             }
         });
     }

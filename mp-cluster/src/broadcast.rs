@@ -14,6 +14,7 @@ use mp::__private::{broadcast_encoded, pack_lost, pack_outcomes, pack_refusals};
 use mp::{Error, Pool};
 use tokio::sync::watch;
 
+use crate::build::Build;
 use crate::errand::Awaited;
 use crate::link::PROGRESS;
 use crate::message::{self, Announcement, Presence};
@@ -36,6 +37,7 @@ impl Broadcast {
     pub(crate) fn to(
         &self,
         pool: &str,
+        build: &Build,
         agent: Presence,
         client: Client,
         subject: String,
@@ -44,6 +46,7 @@ impl Broadcast {
             pool: pool.to_owned(),
             task: self.task.clone(),
             limit: self.limit.map(|limit| limit.as_nanos() as u64),
+            signature: build.signature(&self.task),
         };
         let order = message::pack(&announcement, &self.argument);
         async move {
@@ -84,8 +87,7 @@ impl Broadcast {
 /// stopped.
 pub(crate) async fn answer(
     client: Client,
-    pool: &Pool,
-    host: &str,
+    (pool, build, host): (&Pool, &Build, &str),
     (announcement, record): (Announcement, &[u8]),
     reply: Subject,
     mut stopped: watch::Receiver<bool>,
@@ -93,6 +95,10 @@ pub(crate) async fn answer(
     let limit = announcement.limit.map(Duration::from_nanos);
     let outcomes = async {
         let workers = pool.workers() as u32;
+        let signature = announcement.signature.as_deref();
+        if let Some(why) = build.objection(&announcement.task, signature) {
+            return pack_refusals(workers, &why);
+        }
         match broadcast_encoded(pool, &announcement.task, record, limit) {
             Ok(job) => {
                 let mut job = Awaited(job);

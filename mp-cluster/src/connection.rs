@@ -62,6 +62,7 @@ pub struct Connection {
     pub(crate) awaited: Option<(usize, Duration)>,
     pub(crate) replicas: usize,
     pub(crate) health: Option<String>,
+    pub(crate) fingerprint: Option<String>,
 }
 
 impl Connection {
@@ -83,6 +84,7 @@ impl Connection {
             awaited: None,
             replicas: 1,
             health: None,
+            fingerprint: None,
         }
     }
 
@@ -99,6 +101,7 @@ impl Connection {
     /// | `MP_CLUSTER_CERT`, `MP_CLUSTER_KEY` | [`client_certificate`](Self::client_certificate) |
     /// | `MP_CLUSTER_PLAIN=1` | [`plain`](Self::plain) |
     /// | `MP_CLUSTER_NAMESPACE` | [`namespace`](Self::namespace) |
+    /// | `MP_CLUSTER_FINGERPRINT` | [`fingerprint`](Self::fingerprint) |
     /// | `MP_CLUSTER_REPLICAS=n` | [`replicas`](Self::replicas) |
     /// | `MP_HEALTH=address` | [`health`](Self::health) |
     /// | `MP_CLUSTER_WAIT=n` | [`wait_for_workers`](Self::wait_for_workers), a minute at most |
@@ -162,6 +165,9 @@ impl Connection {
         }
         if let Some(namespace) = variable("MP_CLUSTER_NAMESPACE")? {
             connection.namespace(namespace);
+        }
+        if let Some(fingerprint) = variable("MP_CLUSTER_FINGERPRINT")? {
+            connection.fingerprint(fingerprint);
         }
         if let Some(replicas) = variable("MP_CLUSTER_REPLICAS")? {
             let replicas = replicas.parse().map_err(|_| {
@@ -269,6 +275,17 @@ impl Connection {
     /// `default`.
     pub fn namespace(&mut self, namespace: impl Into<String>) -> &mut Self {
         self.namespace = namespace.into();
+        self
+    }
+
+    /// Lets programs work together that say the same here, though their files are not the same: builds
+    /// for different processors, or of different versions. The default is a hash of the program's file.
+    ///
+    /// A task that its worker's program does not have, or whose arguments or result have types of other
+    /// names there, is refused by its name. Types of the same name are taken for the same: change the
+    /// fingerprint when what is in them changes.
+    pub fn fingerprint(&mut self, fingerprint: impl Into<String>) -> &mut Self {
+        self.fingerprint = Some(fingerprint.into());
         self
     }
 
@@ -425,6 +442,13 @@ impl Connection {
                 "a namespace is of letters, digits, `-` and `_`, not {:?}",
                 self.namespace
             );
+            return Err(error::cluster(text));
+        }
+        if let Some(fingerprint) = &self.fingerprint
+            && !is_name(fingerprint)
+        {
+            let text =
+                format!("a fingerprint is of letters, digits, `-` and `_`, not {fingerprint:?}");
             return Err(error::cluster(text));
         }
         Ok(())

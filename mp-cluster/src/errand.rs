@@ -91,6 +91,10 @@ impl Errand {
             // Its submitter finds that there is no outcome for each item.
             return Ok(Work::Refused(Vec::new()));
         };
+        let signature = order.signature.as_deref();
+        if let Some(why) = self.link.names.build.objection(&order.task, signature) {
+            return Ok(Work::Refused(pack_refusals(order.count, &why)));
+        }
         let records = match &order.blob {
             Some(blob) => self.fetch(blob).await.ok_or(End::Again)?.to_vec(),
             None => records.to_vec(),

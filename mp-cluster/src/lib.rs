@@ -132,7 +132,7 @@ pub fn worker_with(connection: impl Into<Connection>, workers: &PoolBuilder) -> 
 /// ```
 pub fn prepare(connection: impl Into<Connection>) -> Result<()> {
     let connection = connection.into();
-    let names = Names::new(&connection.namespace, Build::own()?);
+    let names = Names::new(&connection.namespace, Build::of(&connection)?);
     let runtime = runtime()?;
     let prepared = runtime.block_on(async {
         let (changed, _changes) = tokio::sync::mpsc::unbounded_channel();

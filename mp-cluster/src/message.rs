@@ -17,6 +17,9 @@ pub(crate) struct Order {
     /// Nanoseconds that each may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<u64>,
+    /// What the task is to its submitter, where it may be another here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signature: Option<String>,
     /// Where the records are, if they are not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) blob: Option<Elsewhere>,
@@ -31,6 +34,9 @@ pub(crate) struct Announcement {
     /// Nanoseconds that each worker may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<u64>,
+    /// What the task is to its submitter, where it may be another here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signature: Option<String>,
 }
 
 /// Bytes in the object store.

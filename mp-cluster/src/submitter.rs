@@ -72,7 +72,7 @@ enum Command {
 impl Submitter {
     /// Connects, and waits for as many workers as there should be.
     pub(crate) fn start(connection: &Connection) -> Result<Self, Error> {
-        let build = Build::own()?;
+        let build = Build::of(connection)?;
         let (commands, received) = mpsc::unbounded_channel();
         let (started, start) = std_mpsc::channel();
         let workers = Arc::<Workers>::default();
@@ -325,7 +325,7 @@ impl State {
         let others = self.others().await;
         let place = connection.place();
         let namespace = &connection.namespace;
-        let build = self.link.names.build;
+        let build = &self.link.names.build;
         let there = match self.roll.workers() {
             0 => {
                 format!("no worker of this build ({build}) is at {place}, namespace {namespace:?}")
@@ -439,6 +439,7 @@ impl State {
             task: out.shipment.task().to_owned(),
             count,
             limit: out.shipment.limit().map(|limit| limit.as_nanos() as u64),
+            signature: self.link.names.build.signature(out.shipment.task()),
             blob: None,
         };
         let mut large = None;
@@ -591,6 +592,7 @@ impl State {
         let agents = self.roll.agents().map(|agent| {
             broadcast.to(
                 &self.pool,
+                &self.link.names.build,
                 agent.clone(),
                 self.link.client.clone(),
                 self.link.names.broadcast(&agent.agent),

@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::time::Duration;
 
 use mp::Connect;
@@ -107,6 +107,25 @@ fn agent_that_is_asked_to_end_finishes_what_it_is_at() {
     let _next = server.agent(1);
     assert_eq!(queued.wait().unwrap(), 1);
     assert_eq!(marks.begun(0).len(), 1, "it was run once");
+}
+
+#[test]
+fn signal_to_all_of_an_agents_processes_is_the_agents_alone() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let agent = support::Agent::with(&server.url(), 1, |command| {
+        command.process_group(0);
+    });
+    let pool = server.pool(1);
+    let marks = Marks::new();
+    let job = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    // SAFETY: a system call; the group is the agent's own.
+    assert_eq!(unsafe { libc::kill(-agent.pid(), libc::SIGTERM) }, 0);
+    marks.go();
+    assert_eq!(job.wait().unwrap(), 0);
+    assert_eq!(agent.join(), Some(0));
 }
 
 /// A program that submits and never waits to the end; see `work_of_a_killed_submitter_is_dropped`.

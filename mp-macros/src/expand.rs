@@ -47,6 +47,7 @@ pub(crate) fn registered(item: &TokenStream, task: &TaskFn, args: &Args) -> Toke
                 __mp::Entry {
                     name: || #name,
                     type_id: || __mp::type_id_of(&#id),
+                    signature: || __mp::signature_of(&#id),
                     place: __mp::Place::new(::core::file!(), ::core::line!(), ::core::column!()),
                     run: #trampoline,
                     error: #error,

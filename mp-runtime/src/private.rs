@@ -6,7 +6,9 @@ pub use serde;
 pub use crate::manager::{Managed, Object, SharedType, shared_absent, shared_value};
 pub use crate::task::call::{Call, Encoded, Stop};
 pub use crate::task::effect::{NoError, ReadError, ResultOf};
-pub use crate::task::registry::{Entry, Options, Place, Trampoline, type_id_of, type_name_of};
+pub use crate::task::registry::{
+    Entry, Options, Place, Trampoline, signature_by_name, signature_of, type_id_of, type_name_of,
+};
 pub use crate::task::{Returned, Transfer};
 
 pub use crate::pool::encoded::{

@@ -478,15 +478,16 @@ impl PoolBuilder {
     pub fn build(&self) -> Result<Pool, Error> {
         match remote::connect(self) {
             Some(connected) => connected,
-            None => self.build_over(None, Vec::new()),
+            None => self.build_over(None, None),
         }
     }
 
-    /// As [`build`](Self::build), with workers of this machine, or those to which `remote` leads.
+    /// As [`build`](Self::build), with workers of this machine, or those to which `remote` leads. Those
+    /// of an agent have these variables, and leave it to the agent to end when it is asked to.
     pub(super) fn build_over(
         &self,
         remote: Option<Remote>,
-        env: Vec<(&'static str, Option<OsString>)>,
+        attended: Option<Vec<(&'static str, Option<OsString>)>>,
     ) -> Result<Pool, Error> {
         #[cfg(feature = "sandbox")]
         if self.settings.sandbox.is_some() {
@@ -500,7 +501,9 @@ impl PoolBuilder {
             return Err(no_workers());
         }
         let mut settings = self.settings.clone();
-        let env = env.into_iter().map(|(name, value)| (name.into(), value));
+        settings.is_attended = attended.is_some();
+        let env = attended.into_iter().flatten();
+        let env = env.map(|(name, value)| (name.into(), value));
         settings.env.splice(..0, env);
         #[cfg(feature = "sandbox")]
         if settings.sandbox.is_some() {

@@ -53,6 +53,8 @@ pub(super) struct Settings {
     pub(super) env: Vec<(OsString, Option<OsString>)>,
     /// How long it is drained when the process is asked to end.
     pub(super) drain: Option<Duration>,
+    /// Whether this process sees to signals that ask for the end, for its workers too.
+    pub(super) is_attended: bool,
     /// Who is told what happens.
     pub(super) listener: Option<Listener>,
     pub(super) start_method: Option<StartMethod>,
@@ -154,7 +156,10 @@ impl Inner {
             (&header.max_tasks, settings.max_tasks.unwrap_or(0)),
             (&header.max_memory, settings.max_memory.unwrap_or(0)),
             (&header.idle_timeout, idle),
-            (&header.drains, u64::from(settings.drain.is_some())),
+            (
+                &header.drains,
+                u64::from(settings.drain.is_some() || settings.is_attended),
+            ),
             (&header.chunk_size, settings.chunk_size.unwrap_or(0)),
             (&header.window, settings.window.unwrap_or(0)),
             (&header.workers, workers as u64),

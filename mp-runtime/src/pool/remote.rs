@@ -263,11 +263,12 @@ pub(super) fn connect(builder: &PoolBuilder) -> Option<Result<Pool, Error>> {
 ///
 /// As of [`PoolBuilder::build`].
 pub fn build_remote(builder: &PoolBuilder, carrier: Arc<dyn Carrier>) -> Result<Pool, Error> {
-    builder.build_over(Some(Remote(carrier)), Vec::new())
+    builder.build_over(Some(Remote(carrier)), None)
 }
 
 /// Makes the pool that a builder describes, with workers of this machine, in whose environment these
-/// variables are set, or not, unless the builder says otherwise.
+/// variables are set, or not, unless the builder says otherwise. They leave signals that ask for the end
+/// to this process, also where they reach the whole group.
 ///
 /// # Errors
 ///
@@ -276,7 +277,7 @@ pub fn build_local(
     builder: &PoolBuilder,
     env: Vec<(&'static str, Option<OsString>)>,
 ) -> Result<Pool, Error> {
-    builder.build_over(None, env)
+    builder.build_over(None, Some(env))
 }
 
 /// Starts the thread that hands a pool's jobs to its carrier.

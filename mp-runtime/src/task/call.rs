@@ -479,6 +479,7 @@ mod tests {
         Entry {
             name: || "any",
             type_id: || type_id_of(&any),
+            signature: String::new,
             place: Place::new(file!(), line!(), 1),
             run,
             error: |_| None,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::call::{Call, Stop};
 use super::effect::ReadError;
 use crate::error::{Error, ErrorKind};
+use crate::task::TaskFn;
 
 /// A task, as `#[mp::task]` registers it.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Entry {
     pub name: fn() -> &'static str,
     /// The type of the function itself, which no other function has.
     pub type_id: fn() -> TypeId,
+    /// What it takes and gives, by the names of the types.
+    pub signature: fn() -> String,
     /// Where it is written.
     pub place: Place,
     /// Decodes the arguments, calls the function, encodes the result.
@@ -116,6 +119,19 @@ pub(crate) fn by_type<F: 'static>() -> Result<&'static Entry, Error> {
         Some(Found::Shared(name)) => Err(registry.ambiguous(name)),
         None => Err(registry.not_a_task(type_name::<F>())),
     }
+}
+
+/// What a function takes and gives, by the names of the types.
+#[must_use]
+pub fn signature_of<F: TaskFn<A>, A>(_: &F) -> String {
+    let (arguments, result) = (type_name::<A>(), type_name::<F::Output>());
+    format!("{arguments} -> {result}")
+}
+
+/// The signature of the task of that name, if there is one, and no other.
+#[must_use]
+pub fn signature_by_name(name: &str) -> Option<String> {
+    by_name(name).ok().map(|entry| (entry.signature)())
 }
 
 /// Finds the task of a name.
@@ -318,6 +334,7 @@ mod tests {
         Entry {
             name,
             type_id,
+            signature: || signature_of(&plain),
             place: Place::new("src/etl.rs", line, 1),
             run: |_| Ok(()),
             error: |_| None,
