@@ -356,8 +356,8 @@ impl Running {
         let words = std::mem::take(&mut voice.words);
         drop(voice);
         spans::keep(self, events);
-        // Its events are on their way.
-        drop(lock(&self.call).take());
+        // Ends when this does: its events are on their way.
+        let _call = lock(&self.call).take();
         (!words.is_empty()).then(|| String::from_utf8_lossy(&words).into_owned())
     }
 
