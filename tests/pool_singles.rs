@@ -1,61 +1,15 @@
 //! Items that go one by one and share jobs where they are small: nobody can tell but by the time it
 //! takes.
 
+#[path = "support/singles.rs"]
+mod singles;
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mp::{Event, Pool, PoolBuilder, Queue, Value};
+use mp::{Pool, Queue};
+use singles::{Common, MANY, SLOW, builder, wait_if_slow};
 use support::watchdog;
-
-/// Many enough to share jobs after the first.
-const MANY: u64 = 20_000;
-
-/// What the tasks of a pool have in common.
-#[derive(Clone, serde::Serialize, serde::Deserialize)]
-struct Common {
-    /// Items that were begun.
-    runs: Value<u64>,
-    /// Set when all but the one were.
-    others: Event,
-}
-
-impl Common {
-    fn new() -> Self {
-        Self {
-            runs: Value::new(0).unwrap(),
-            others: Event::new().unwrap(),
-        }
-    }
-}
-
-#[mp::task]
-fn share(common: Common) {
-    mp::set_worker_state(common);
-}
-
-/// With two workers, each of which has `common` for its state.
-fn builder(common: &Common) -> PoolBuilder {
-    let mut builder = Pool::builder();
-    builder.workers(2).chunk_size(1);
-    builder.initializer(share, (common.clone(),));
-    builder
-}
-
-/// The one that waits for all others.
-const SLOW: u64 = MANY / 2 + 77;
-
-#[mp::task]
-fn wait_if_slow(n: u64) -> u64 {
-    let common = mp::worker_state::<Common>();
-    if common.runs.fetch_add(1) + 1 == MANY {
-        common.others.set();
-    }
-    if n == SLOW {
-        common.others.wait();
-    }
-    n + 1
-}
 
 #[test]
 fn no_item_waits_for_another_that_takes_its_time() {

@@ -1,11 +1,13 @@
 //! Workers and parents that are killed while items that go one by one share jobs.
 #![cfg(feature = "faults")]
 
+#[path = "support/singles.rs"]
+mod singles;
 mod support;
 
 use std::sync::{Mutex, MutexGuard};
 
-use mp::{Event, Pool, PoolBuilder, Value};
+use singles::{Common, MANY, builder, wait_if_slow};
 use support::{eventually, watchdog};
 
 /// One test at a time: the audit is of the whole program.
@@ -13,55 +15,6 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(|poison| poison.into_inner())
-}
-
-/// Many enough to share jobs after the first.
-const MANY: u64 = 20_000;
-
-/// What the tasks of a pool have in common.
-#[derive(Clone, serde::Serialize, serde::Deserialize)]
-struct Common {
-    /// Items that were begun.
-    runs: Value<u64>,
-    /// Set when all but the one were.
-    others: Event,
-}
-
-impl Common {
-    fn new() -> Self {
-        Self {
-            runs: Value::new(0).unwrap(),
-            others: Event::new().unwrap(),
-        }
-    }
-}
-
-#[mp::task]
-fn share(common: Common) {
-    mp::set_worker_state(common);
-}
-
-/// With two workers, each of which has `common` for its state.
-fn builder(common: &Common) -> PoolBuilder {
-    let mut builder = Pool::builder();
-    builder.workers(2).chunk_size(1);
-    builder.initializer(share, (common.clone(),));
-    builder
-}
-
-/// The one that waits for all others.
-const SLOW: u64 = MANY / 2 + 77;
-
-#[mp::task]
-fn wait_if_slow(n: u64) -> u64 {
-    let common = mp::worker_state::<Common>();
-    if common.runs.fetch_add(1) + 1 == MANY {
-        common.others.set();
-    }
-    if n == SLOW {
-        common.others.wait();
-    }
-    n + 1
 }
 
 #[mp::task]
