@@ -4,7 +4,7 @@
 //! whose name is in it; a successor in the slot writes its own name after it has cleared the rest.
 //! The worker alone writes what it says, and the parent alone what it asks.
 
-use crate::loom::{AtomicU32, AtomicU64, Ordering};
+use crate::loom::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::shm::safe::shared;
 use crate::sync::raw::Holder;
 
@@ -80,6 +80,10 @@ pub(super) struct Said {
 impl Seat {
     /// Takes the seat for the calling worker.
     pub(super) fn take(&self, me: Holder) {
+        // Release: pairs with the Acquire in `said`; who reads what is cleared below finds that the
+        // seat is no longer its predecessor's.
+        self.holder.store(0, Ordering::Relaxed);
+        fence(Ordering::Release);
         self.ready.store(0, Ordering::Relaxed);
         self.waiting.store(0, Ordering::Relaxed);
         self.limit.store(0, Ordering::Relaxed);
@@ -120,12 +124,13 @@ impl Seat {
         add(&self.busy, busy);
     }
 
-    /// What the worker `holder` has said; nothing if it never took the seat.
+    /// What the worker `holder` has said; nothing if it never took the seat, or another has it by
+    /// now.
     pub(super) fn said(&self, holder: Holder) -> Said {
         if !self.is_of(holder) {
             return Said::default();
         }
-        Said {
+        let said = Said {
             is_ready: self.ready.load(Ordering::Relaxed) == 1,
             leave: match self.leave.load(Ordering::Relaxed) {
                 1 => Some(Leave::Over),
@@ -138,6 +143,12 @@ impl Seat {
             items: self.items.load(Ordering::Relaxed),
             jobs: self.jobs.load(Ordering::Relaxed),
             busy: self.busy.load(Ordering::Relaxed),
+        };
+        // Acquire: pairs with the Release in `take`.
+        fence(Ordering::Acquire);
+        match self.holder.load(Ordering::Relaxed) == holder.bits() {
+            true => said,
+            false => Said::default(),
         }
     }
 
@@ -243,6 +254,9 @@ mod tests {
         assert_eq!(said.leave, Some(Leave::Idle));
         assert!(said.is_ready && seat.is_dismissed(first));
         assert_eq!(seat.said(second).items, 0);
+        // One that is about to take it has cleared what the one before said.
+        seat.holder.store(0, Ordering::Relaxed);
+        assert_eq!((seat.said(first).items, seat.said(first).leave), (0, None));
         seat.take(second);
         let said = seat.said(second);
         assert_eq!((said.items, said.leave, said.is_ready), (0, None, false));

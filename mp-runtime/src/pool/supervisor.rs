@@ -14,6 +14,7 @@ use super::failure::{self, Death, Who};
 use super::initializer;
 use super::inner::{Inner, Stop, lock};
 use super::region::Memory;
+use super::seat::Said;
 use super::stats::{PoolStats, WorkerStats};
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -21,7 +22,7 @@ use crate::fault::fault;
 use crate::loom::{Ordering, fence};
 use crate::process::Stdio;
 use crate::process::message::Scheduling;
-use crate::process::running::{Ended, Running};
+use crate::process::running::{Ended, Heir, Running};
 use crate::process::spawn;
 use crate::shm::{BlockId, Owner};
 use crate::sync::raw::Holder;
@@ -168,6 +169,44 @@ impl Member {
         self.stands_by = stands_by;
         let holder = self.running.holder;
         memory.seat(holder).set_standby(holder, stands_by);
+    }
+}
+
+/// What sees to a worker that has ended.
+struct WorkerHeir {
+    pool: Weak<Inner>,
+    /// There also while the pool is being dropped.
+    memory: Memory,
+    /// If it is isolated, who acts in its name.
+    attendance: Option<Arc<Attendance>>,
+    /// What it had said of itself when its slot, and with it its seat, was given to another.
+    said: Said,
+}
+
+impl Heir for WorkerHeir {
+    fn look(&mut self, worker: &Running) {
+        self.said = self.memory.seat(worker.holder).said(worker.holder);
+    }
+
+    fn settle(self: Box<Self>, worker: &Running, ended: &Ended) {
+        let Some(pool) = self.pool.upgrade() else {
+            return;
+        };
+        let mut said = self.said;
+        if let Some(attendance) = &self.attendance {
+            // Before its jobs are buried: nobody may act in its name by then.
+            attendance.end(&pool);
+            // What was said in its name since. If another has the seat by now it is nothing.
+            let last = self.memory.seat(worker.holder).said(worker.holder);
+            if last.jobs >= said.jobs {
+                said = Said {
+                    is_ready: said.is_ready || last.is_ready,
+                    leave: last.leave.or(said.leave),
+                    ..last
+                };
+            }
+        }
+        pool.on_worker_end(worker, ended, said);
     }
 }
 
@@ -335,14 +374,14 @@ impl Inner {
             return Ok((running, Some(attendance)));
         }
         let region = self.memory.region().clone();
-        let pool = self.this.get().cloned().unwrap_or_default();
-        let on_end = move |running: &Running, ended: &Ended| {
-            if let Some(pool) = pool.upgrade() {
-                pool.on_worker_end(running, ended);
-            }
+        let heir = WorkerHeir {
+            pool: self.this.get().cloned().unwrap_or_default(),
+            memory: self.memory.clone(),
+            attendance: None,
+            said: Said::default(),
         };
         let job = spawn::Job::Pool { region };
-        let running = spawn::start(settings, job, Some(Box::new(on_end)))?;
+        let running = spawn::start(settings, job, Some(Box::new(heir)))?;
         Ok((running, None))
     }
 
@@ -360,23 +399,21 @@ impl Inner {
             socket,
             message: attendance.message.clone(),
         };
-        let pool = Arc::downgrade(&this);
-        let ended = attendance.clone();
-        let on_end = move |running: &Running, how: &Ended| {
-            if let Some(pool) = pool.upgrade() {
-                // Before its jobs are buried: nobody may act in its name by then.
-                ended.end(&pool);
-                pool.on_worker_end(running, how);
-            }
+        let heir = WorkerHeir {
+            pool: Arc::downgrade(&this),
+            memory: self.memory.clone(),
+            attendance: Some(attendance.clone()),
+            said: Said::default(),
         };
-        let running = spawn::start(settings, job, Some(Box::new(on_end)))?;
+        let running = spawn::start(settings, job, Some(Box::new(heir)))?;
         // Without a thread the worker finds its link shut, and ends.
         attendant::attend(this, &attendance, link, running.holder)?;
         Ok((running, attendance))
     }
 
-    /// Settles what a worker has left, which is gone: its job, its memory, its place.
-    fn on_worker_end(&self, running: &Running, ended: &Ended) {
+    /// Settles what a worker has left, which is gone: its job, its memory, its place. `said` is what it
+    /// had said of itself.
+    fn on_worker_end(&self, running: &Running, ended: &Ended, said: Said) {
         let who = Who {
             holder: running.holder,
             name: running.name.clone(),
@@ -391,7 +428,7 @@ impl Inner {
         }
         // Everybody: a wake-up may have died with the worker, whichever bell it was for.
         self.memory.ring_everybody();
-        self.replace(who, ended, results.is_some());
+        self.replace(who, ended, said, results.is_some());
     }
 
     /// Marks the job that the worker was at. Returns the name of its results' block, if there was
@@ -430,8 +467,7 @@ impl Inner {
     }
 
     /// Takes the worker off the list and starts another, if there is need and hope.
-    fn replace(&self, who: Who, ended: &Ended, had_job: bool) {
-        let said = self.memory.seat(who.holder).said(who.holder);
+    fn replace(&self, who: Who, ended: &Ended, said: Said, had_job: bool) {
         let is_planned = said.leave.is_some() && ended.status == Status::Exited(0);
         let finished = self.memory.header().finished.load(Ordering::Relaxed);
         let mut crew = lock(&self.crew);
@@ -442,12 +478,12 @@ impl Inner {
             crew.idle_ends = 0;
         } else if !said.is_ready {
             crew.failed_starts += 1;
-            self.cause.set(self.describe(&who, ended));
+            self.cause.set(self.describe(&who, ended, said));
         } else if finished != crew.finished {
             crew.idle_ends = 0;
         } else if !is_planned {
             crew.idle_ends += 1;
-            self.cause.set(self.describe(&who, ended));
+            self.cause.set(self.describe(&who, ended, said));
         }
         crew.finished = finished;
         let pause = crew.pause();
@@ -592,9 +628,8 @@ impl Inner {
     }
 
     /// Why a worker that had no job ended, in words.
-    fn describe(&self, who: &Who, ended: &Ended) -> String {
-        let is_ready = self.memory.seat(who.holder).said(who.holder).is_ready;
-        match initializer::failure(&self.memory).filter(|_| !is_ready) {
+    fn describe(&self, who: &Who, ended: &Ended, said: Said) -> String {
+        match initializer::failure(&self.memory).filter(|_| !said.is_ready) {
             Some(text) => text,
             None => failure::describe(who, ended),
         }

@@ -116,6 +116,15 @@ pub(crate) struct Ended {
     pub(crate) out_of_memory: bool,
 }
 
+/// Who sees to what a child leaves. None of it is user code.
+pub(crate) trait Heir {
+    /// Looks at what the next process in the child's slot would overwrite. The child has ended; what is
+    /// called here must take no lock under which somebody waits for it.
+    fn look(&mut self, child: &Running);
+    /// Does what is to be done, once, when it is known how the child ended.
+    fn settle(self: Box<Self>, child: &Running, ended: &Ended);
+}
+
 impl Ended {
     /// What is known of it in a copy made by `fork`, whose child it is not.
     const UNKNOWN: Self = Self {
@@ -267,6 +276,9 @@ impl Running {
             outcome.and_then(|_| BlockId::from_bits(slot.outcome_parcel.load(Ordering::Relaxed)));
         // Acquire: pairs with the Release in the handler that wrote it.
         let noted = slot.out_of_memory.load(Ordering::Acquire) == 1;
+        if let Some(heir) = &mut *lock(&self.on_end) {
+            heir.look(self);
+        }
         program.release_slot(self.holder);
         let said = self.last_words();
         let noted = noted || said.as_deref() == Some(OUT_OF_MEMORY);
@@ -301,8 +313,9 @@ impl Running {
         doorbell.ring_all(program.roster);
         supervisor::forget(self);
         self.note(status);
-        if let Some(on_end) = lock(&self.on_end).take() {
-            on_end(self, &settled);
+        let heir = lock(&self.on_end).take();
+        if let Some(heir) = heir {
+            heir.settle(self, &settled);
         }
         Some(settled)
     }

@@ -13,7 +13,7 @@ use super::launcher;
 use super::limits::Limits;
 use super::message::{self, Message, Scheduling, Work};
 use super::method::{self, StartMethod};
-use super::running::{Ended, Running};
+use super::running::{Heir, Running};
 use super::stdio::{Direction, Stdio, Stream};
 use super::supervisor;
 use crate::error::{Error, ErrorKind};
@@ -74,8 +74,8 @@ impl Default for Settings {
     }
 }
 
-/// Called once on the thread that finds a child ended, after its slot was buried.
-pub(crate) type OnEnd = Box<dyn FnOnce(&Running, &Ended) + Send>;
+/// Called on the thread that finds a child ended.
+pub(crate) type OnEnd = Box<dyn Heir + Send>;
 
 /// What a child is started for.
 pub(crate) enum Job {
