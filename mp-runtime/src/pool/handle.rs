@@ -295,7 +295,13 @@ impl<R> Job<R> {
                 drop(state);
                 callbacks::run(Box::new(move || callback(result)));
             }
-            None => state.listener = Some(Listener::Callback(Box::new(callback))),
+            None => {
+                let callback = Listener::Callback(Box::new(callback));
+                let before = state.listener.replace(callback);
+                // A waker is the executor's code.
+                drop(state);
+                drop(before);
+            }
         }
     }
 
@@ -340,6 +346,22 @@ impl<R> Future for Job<R> {
         drop((before, waited));
         assert!(!is_done, "a job was polled after it was ready");
         Poll::Pending
+    }
+}
+
+impl<R> Drop for Job<R> {
+    /// A future that was polled is not waited for any more.
+    fn drop(&mut self) {
+        if is_forked() {
+            return;
+        }
+        let mut state = lock(&self.shared.state);
+        let waiting = state.waiting.take();
+        let waker = state
+            .listener
+            .take_if(|listener| matches!(listener, Listener::Waker(_)));
+        drop(state);
+        drop((waiting, waker));
     }
 }
 
