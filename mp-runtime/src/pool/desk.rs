@@ -106,11 +106,14 @@ impl Inner {
             return;
         }
         let error = failure::no_substitute(&self.cause);
+        let me = self.memory.peers().me();
         for index in self.memory.nested() {
             let job = self.memory.job(index);
-            if !job.is_ready() {
+            // In our name, in which nobody runs it: so nobody else touches what is noted of it, until it
+            // is buried.
+            let Claim::Mine(_) = job.claim(me) else {
                 continue;
-            }
+            };
             self.memory.set_failure(index, &error);
             // Read before: afterwards the job is the caller's.
             let bell = job.bell.load(Ordering::Relaxed);

@@ -418,12 +418,6 @@ impl Job {
             && self.change(seen, seen.to(Phase::Dead), Ordering::AcqRel)
     }
 
-    /// As [`refuse`](Self::refuse), of a job for which there is no worker at all.
-    pub(super) fn refuse_unclaimed(&self) -> bool {
-        let seen = self.word();
-        seen.phase() == Phase::Ready && self.change(seen, seen.to(Phase::Dead), Ordering::AcqRel)
-    }
-
     /// What the caller finds now.
     #[inline]
     pub(super) fn outlook(&self) -> Outlook {
