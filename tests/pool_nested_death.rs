@@ -90,6 +90,8 @@ fn check(point: &str, every: u32) {
         .workers(2)
         .chunk_size(3)
         .env("MP_FAULT", format!("{point}:{every}"))
+        // So that callers have something to tell.
+        .on_event(|_| {})
         .build()
         .unwrap();
     const OUTER: u32 = 12;
@@ -149,6 +151,8 @@ fn worker_killed_at_any_point_costs_what_it_was_at_and_what_that_called() {
         "nest.held",
         "nest.filled",
         "nest.handed",
+        "nest.written",
+        "nest.told",
         "nest.marked",
         "nest.waiting",
         "nest.releasing",

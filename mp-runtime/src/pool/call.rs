@@ -33,7 +33,7 @@ use crate::task::Transfer;
 use crate::task::call::{decode_result, read_record};
 use crate::task::panic;
 use crate::task::registry::Entry;
-use crate::trace::{self, Span, Timeline};
+use crate::trace::{Lane, Span};
 use crate::wire::codec::{EncodeError, EncodeErrorKind};
 use crate::wire::transfer::{self, Sent};
 
@@ -927,10 +927,12 @@ impl<'p, R: Transfer> Call<'p, R> {
             let elapsed = Duration::from_nanos(job.elapsed.load(Ordering::Relaxed));
             self.sizer.learn(u64::from(done - first), elapsed);
         }
-        if let (Some(timeline), Some(worker)) = (trace::timeline(), worker) {
+        if let Some(worker) = worker
+            && pool.is_traced()
+        {
             let first = self.chunks[at].start + u64::from(first);
             let last = self.chunks[at].start + u64::from(claimed.max(done));
-            self.note(timeline, index, first..last, worker, is_done);
+            self.note(index, first..last, worker, is_done);
         }
         // What is left, if anything, goes back, but for the item that the worker was at.
         let attempt = if done > first { 1 } else { job.attempt() + 1 };
@@ -1045,14 +1047,7 @@ impl<'p, R: Transfer> Call<'p, R> {
 
     /// Adds a job that is over to the timeline.
     #[cold]
-    fn note(
-        &self,
-        timeline: &Timeline,
-        index: u32,
-        items: std::ops::Range<u64>,
-        worker: Holder,
-        is_done: bool,
-    ) {
+    fn note(&self, index: u32, items: std::ops::Range<u64>, worker: Holder, is_done: bool) {
         let job = self.pool.memory.job(index);
         let began = job.began.load(Ordering::Relaxed);
         // A worker that died did not say when; it was found at once.
@@ -1070,8 +1065,9 @@ impl<'p, R: Transfer> Call<'p, R> {
             ended,
             items,
             is_done,
+            caller: self.pool.as_caller(job.offered.load(Ordering::Relaxed)),
         };
-        timeline.add(&name, pid, span);
+        self.pool.add_to_timeline(Lane { name, pid }, span);
     }
 
     /// Decodes the results of some items, as far as they are there, which lie in a block.

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::failure;
 use super::inner::{Inner, lock};
-use super::job::Phase;
+use super::job::{Claim, Phase};
+use super::nest::News;
 use crate::deadline::Deadline;
 use crate::error::{Error, TaskError};
 use crate::fault::fault;
@@ -22,9 +23,9 @@ use crate::sync::raw::{Holder, Peers};
 /// that they are over.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The thread.
+/// The thread, and whose turn it is to take news.
 #[derive(Debug, Default)]
-pub(super) struct Desk(Mutex<Option<JoinHandle<()>>>);
+pub(super) struct Desk(Mutex<Option<JoinHandle<()>>>, Mutex<()>);
 
 /// Starts it.
 pub(super) fn start(pool: &Arc<Inner>) -> Result<(), Error> {
@@ -50,13 +51,12 @@ fn run(pool: &Inner) {
         // Whoever changes what is looked at below rings afterwards.
         let ticket = memory.desk_bell().listen();
         if pool.stop().is_some() {
+            // What workers still say is taken when they have ended.
             return;
         }
         pool.look_at_crew();
         fault!("nest.looked");
-        for error in memory.take_news() {
-            pool.tell_failure(&error);
-        }
+        pool.take_news();
         let look_again = pool.look_at_disowned(&mut doomed);
         // Afterwards: there may be fewer of them by now.
         pool.watch_for_tasks(pool.shortest_limit());
@@ -75,6 +75,19 @@ impl Inner {
         if let Some(thread) = thread {
             // It runs nothing that could panic on its own account.
             let _ = thread.join();
+        }
+    }
+
+    /// Takes what callers that are workers have for us, and passes it on.
+    pub(super) fn take_news(&self) {
+        let turn = lock(&self.desk.1);
+        let news = self.memory.take_news();
+        drop(turn);
+        for news in news {
+            match news {
+                News::Failure(error) => self.tell_failure(&error),
+                News::Ran(lane, span) => self.add_to_timeline(lane, span),
+            }
         }
     }
 
@@ -117,9 +130,8 @@ impl Inner {
             self.memory.set_failure(index, &error);
             // Read before: afterwards the job is the caller's.
             let bell = job.bell.load(Ordering::Relaxed);
-            if job.refuse_unclaimed() {
-                self.memory.done_bell(bell).ring_all(self.memory.peers());
-            }
+            job.bury(me);
+            self.memory.done_bell(bell).ring_all(self.memory.peers());
         }
     }
 

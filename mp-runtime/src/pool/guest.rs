@@ -14,6 +14,7 @@ use super::callbacks;
 use super::current;
 use super::inner::{Inner, Settings, lock};
 use super::job::Withdrawal;
+use super::nest::News;
 use super::region::{CLOSED, DRAINING, Memory};
 use super::terms::Terms;
 use crate::error::{Error, ErrorKind, TaskError};
@@ -23,11 +24,12 @@ use crate::life::program::is_forked;
 use crate::loom::{AtomicU64, Ordering, fence};
 use crate::shm::{BlockId, Owner};
 use crate::sync::raw::Holder;
+use crate::trace::{self, Caller, Lane, Span};
 
 /// Calls from inside of tasks that may lead to one another. Each that waits has a process.
 const MOST_DEPTH: u32 = 100;
 
-/// How often a worker tries to leave a failure for the parent to tell of, a millisecond apart.
+/// How often a worker tries to leave news for its parent, a millisecond apart.
 const NEWS_TRIES: u32 = 1000;
 
 /// What a worker knows of itself as a caller of its own pool.
@@ -204,17 +206,50 @@ impl Inner {
 
     /// Has the parent tell of a failure, if it has anybody to tell.
     pub(super) fn tell_parent(&self, error: &TaskError, guest: &Guest) {
-        if self.memory.nest().listens.load(Ordering::Relaxed) == 0 {
-            return;
+        if self.memory.nest().listens.load(Ordering::Relaxed) != 0 {
+            self.send_news(&News::Failure(error.clone()), guest);
         }
+    }
+
+    fn send_news(&self, news: &News, guest: &Guest) {
         for _ in 0..NEWS_TRIES {
-            let is_put = self.memory.put_news(error, guest.me);
+            let is_put = self.memory.put_news(news, guest.me);
             self.ring_desk();
             if is_put {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    // The timeline.
+
+    /// Whether there is a timeline that wants to know what ran.
+    #[inline]
+    pub(super) fn is_traced(&self) -> bool {
+        match self.guest() {
+            None => trace::timeline().is_some(),
+            Some(_) => self.memory.nest().is_traced.load(Ordering::Relaxed) != 0,
+        }
+    }
+
+    /// Adds a job that is over to the timeline, wherever that is.
+    pub(super) fn add_to_timeline(&self, lane: Lane, span: Span) {
+        match (self.guest(), trace::timeline()) {
+            (Some(guest), _) => self.send_news(&News::Ran(lane, span), guest),
+            (None, Some(timeline)) => timeline.add(&lane, span),
+            (None, None) => {}
+        }
+    }
+
+    /// The calling process as one whose task has put out a job `at` that moment; `None` if it runs none.
+    pub(super) fn as_caller(&self, at: u64) -> Option<Caller> {
+        self.guest()?;
+        let lane = Lane {
+            name: self.program.roster.my_slot().name.get(),
+            pid: std::process::id(),
+        };
+        Some(Caller { lane, at })
     }
 
     // Waiting.

@@ -34,6 +34,7 @@ use crate::shm::{BlockId, Owner};
 use crate::spans;
 use crate::sync::raw::{Holder, Peers};
 use crate::task::registry::Entry;
+use crate::trace;
 
 /// How long a caller that finds the whole job table in use sleeps before it looks again, should
 /// nobody wake it.
@@ -170,6 +171,8 @@ impl Inner {
         settings.terms.publish(header);
         let listens = u64::from(settings.listener.is_some());
         memory.nest().listens.store(listens, Ordering::Relaxed);
+        let is_traced = u64::from(trace::timeline().is_some());
+        memory.nest().is_traced.store(is_traced, Ordering::Relaxed);
         Ok(Self::over(program, memory, settings, None))
     }
 
@@ -590,6 +593,14 @@ impl Inner {
             return self.memory.forget_failure(index);
         }
         lock(&self.deaths).remove(&index);
+    }
+}
+
+impl trace::Source for Inner {
+    fn hand_in(&self) {
+        if self.memory.has_nested() {
+            self.take_news();
+        }
     }
 }
 

@@ -105,6 +105,7 @@ use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::life::program::is_forked;
 use crate::shm::arena::Audit;
+use crate::trace;
 
 /// How long ending a pool waits for workers that were killed. Only one that hangs in the kernel
 /// takes longer; it ends when the kernel lets it.
@@ -184,7 +185,13 @@ impl Pool {
 
     /// The pool that `inner` is.
     fn over(inner: Arc<Inner>) -> Self {
-        let _ = inner.this.set(Arc::downgrade(&inner));
+        let this = Arc::downgrade(&inner);
+        let _ = inner.this.set(this.clone());
+        if inner.guest().is_none()
+            && let Some(timeline) = trace::timeline()
+        {
+            timeline.expect_from(this);
+        }
         Self {
             inner,
             terms: Terms::default(),

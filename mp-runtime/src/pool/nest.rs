@@ -7,6 +7,8 @@
 
 use std::cmp::Reverse;
 
+use serde::{Deserialize, Serialize};
+
 use super::job::{Claim, JOBS, Job, Phase, Running};
 use super::region::Memory;
 use super::stats::SharedTotals;
@@ -18,6 +20,7 @@ use crate::shm::safe::shared;
 use crate::shm::text::Text;
 use crate::shm::{BlockId, Owner};
 use crate::sync::raw::Holder;
+use crate::trace::{Lane, Span};
 use crate::wire::codec;
 
 /// Jobs of tasks' calls that are not over at once.
@@ -56,14 +59,23 @@ shared! {
         /// A bit for each job that may be ready. A hint: the truth is in the jobs' words.
         ready: [AtomicU64; (NESTED / WORD) as usize],
         asks: [Ask; NESTED as usize],
-        /// Whether somebody wants to know of failures.
+        /// Whether somebody wants to know of failures, and whether there is a timeline.
         pub(super) listens: AtomicU64,
-        /// Failures that the parent is to tell: blocks with a [`TaskError`], the caller's until it has
-        /// put them there.
-        news: [AtomicU64; 32],
+        pub(super) is_traced: AtomicU64,
+        /// Blocks with [`News`] for the parent, each of the caller that has put it there.
+        news: [AtomicU64; 64],
         /// What was counted by callers that are workers.
         pub(super) totals: SharedTotals,
     }
+}
+
+/// What a caller that is a worker has for its parent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum News {
+    /// To be told to whoever listens.
+    Failure(TaskError),
+    /// For the timeline.
+    Ran(Lane, Span),
 }
 
 impl Memory {
@@ -246,54 +258,54 @@ impl Memory {
         is_ready
     }
 
-    /// Puts a failure where the parent finds it; false if there are too many. The desk's bell is to be
+    /// Puts news where the parent finds them; false if there are too many. The desk's bell is to be
     /// rung afterwards.
-    pub(super) fn put_news(&self, error: &TaskError, me: Holder) -> bool {
-        let me = Owner::Process(me);
-        let Some(block) = self.encode(error, me) else {
+    pub(super) fn put_news(&self, news: &News, me: Holder) -> bool {
+        let Some(block) = self.encode(news, Owner::Process(me)) else {
             return true;
         };
+        fault!("nest.written");
+        // The block stays ours: if we die it is taken before what we own is freed.
         let is_put = self.nest().news.iter().any(|word| {
             // Release: pairs with the Acquire in `take_news`.
             let (new, order) = (block.bits(), Ordering::Release);
             word.compare_exchange(0, new, order, Ordering::Relaxed)
                 .is_ok()
         });
-        match is_put {
-            // If it was taken already, it is gone.
-            true => drop(self.arena().set_owner(block, me, self.parent())),
-            false => self.arena().free(block),
+        fault!("nest.told");
+        if !is_put {
+            self.arena().free(block);
         }
         is_put
     }
 
-    /// Takes the failures that callers want told.
-    pub(super) fn take_news(&self) -> Vec<TaskError> {
+    /// Takes the news that are there. Not for two threads at once.
+    pub(super) fn take_news(&self) -> Vec<News> {
         let mut news = Vec::new();
         for word in &self.nest().news {
             let block = word.load(Ordering::Acquire);
             if block == 0 {
                 continue;
             }
-            // One whose caller died before it was the parent's is not found.
             if let Some(mut bytes) = self.bytes(block, usize::MAX) {
                 news.extend(codec::decode(&mut bytes).ok());
             }
             self.free_block(block);
-            word.store(0, Ordering::Relaxed);
+            // Release: whoever puts other news there does it afterwards.
+            word.store(0, Ordering::Release);
         }
         news
     }
 
-    fn encode(&self, error: &TaskError, owner: Owner) -> Option<BlockId> {
+    fn encode<T: Serialize + 'static>(&self, value: &T, owner: Owner) -> Option<BlockId> {
         let mut out = Buffer::in_block(self.arena().clone(), owner, 0).ok()?;
-        codec::encode(error, &mut out).ok()?;
+        codec::encode(value, &mut out).ok()?;
         Some(out.into_block().ok()?.id())
     }
 
     // What the parent notes for a caller.
 
-    /// Notes what became of the item that a dead job was at.
+    /// Notes what became of the item that a job was at whose worker, in whose name it is still, is gone.
     pub(super) fn set_failure(&self, index: u32, error: &TaskError) {
         // Without memory its caller learns less.
         let bits = self.encode(error, self.parent()).map_or(0, BlockId::bits);

@@ -421,6 +421,10 @@ impl Inner {
         };
         let results = self.bury_jobs(&who, ended);
         fault!("pool.buried");
+        if self.memory.has_nested() {
+            // The blocks are the worker's.
+            self.take_news();
+        }
         self.free_memory(who.holder, results);
         if self.memory.has_nested() {
             self.end_calls_of(who.holder);

@@ -19,7 +19,7 @@ use crate::spans;
 use crate::sync::raw::{Bell, Holder};
 use crate::sys;
 use crate::sys::process::{OUT_OF_MEMORY, Status};
-use crate::trace::{self, Span};
+use crate::trace::{self, Lane, Span};
 use crate::wait::Source;
 
 /// Bytes of a captured standard error that an error shows.
@@ -342,8 +342,13 @@ impl Running {
             ended: sys::clock::now(),
             items: 0..1,
             is_done: status == Status::Exited(0),
+            caller: None,
         };
-        timeline.add(&self.name, self.pid, span);
+        let lane = Lane {
+            name: self.name.clone(),
+            pid: self.pid,
+        };
+        timeline.add(&lane, span);
     }
 
     /// Whether it was found ended; it may have ended without.

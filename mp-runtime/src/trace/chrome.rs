@@ -31,22 +31,37 @@ fn write_to(out: &mut impl Write, picture: &Picture<'_>) -> io::Result<()> {
         )?;
         comma = ",\n";
     }
-    for (lane, span) in picture.spans {
+    for (number, (lane, span)) in picture.spans.iter().enumerate() {
         let Some(lane) = picture.lanes.get(*lane as usize) else {
             continue;
         };
         write!(
             out,
             "{comma}{{\"ph\":\"X\",\"name\":{},\"cat\":\"task\",\"pid\":{program},\"tid\":{},\
-             \"ts\":{:.3},\"dur\":{:.3},\"args\":{{\"items\":{},\"outcome\":\"{}\"}}}}",
+             \"ts\":{:.3},\"dur\":{:.3},\"args\":{{\"items\":{},\"outcome\":\"{}\",\"caller\":{}}}}}",
             Quoted(&span.task),
             lane.pid,
             picture.at(span.began),
             picture.at(span.ended) - picture.at(span.began),
             Quoted(&Picture::label(span)),
             if span.is_done { "done" } else { "failed" },
+            Quoted(&Picture::caller(span)),
         )?;
         comma = ",\n";
+        if let Some(caller) = &span.caller {
+            // An arrow, from within the bar of the task that called to this one's beginning.
+            write!(
+                out,
+                "{comma}{{\"ph\":\"s\",\"id\":{number},\"name\":\"call\",\"cat\":\"call\",\
+                 \"pid\":{program},\"tid\":{},\"ts\":{:.3}}}\
+                 {comma}{{\"ph\":\"f\",\"bp\":\"e\",\"id\":{number},\"name\":\"call\",\"cat\":\"call\",\
+                 \"pid\":{program},\"tid\":{},\"ts\":{:.3}}}",
+                caller.lane.pid,
+                picture.at(caller.at),
+                lane.pid,
+                picture.at(span.began),
+            )?;
+        }
     }
     writeln!(out, "\n]}}")
 }
@@ -71,7 +86,7 @@ impl std::fmt::Display for Quoted<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Lane, Span};
+    use super::super::{Caller, Lane, Span};
     use super::*;
 
     #[test]
@@ -91,6 +106,13 @@ mod tests {
             ended: 5_500,
             items: 3..4,
             is_done: true,
+            caller: Some(Caller {
+                lane: Lane {
+                    name: "Worker-2".to_owned(),
+                    pid: 8,
+                },
+                at: 1_500,
+            }),
         };
         let picture = Picture {
             began: 1_000,
@@ -106,9 +128,11 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("\"items\":\"item 3\",\"outcome\":\"done\""),
+            text.contains("\"items\":\"item 3\",\"outcome\":\"done\",\"caller\":\"Worker-2 (8)\""),
             "{text}"
         );
+        assert!(text.contains("\"tid\":8,\"ts\":0.500}"), "{text}");
+        assert!(text.contains("\"tid\":7,\"ts\":1.000}"), "{text}");
         assert!(
             text.contains("\"args\":{\"name\":\"Worker-1 (7)\"}"),
             "{text}"

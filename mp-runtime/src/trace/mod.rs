@@ -5,14 +5,17 @@
 //! - [`page`]: as a page with a picture of it, beside that.
 //!
 //! The program's first process alone keeps the timeline, of its own pools and children: a few words
-//! for each job, when it is over. Both files are written when the process exits.
+//! for each job, when it is over. Workers of its pools send it those of the jobs that their tasks put
+//! out. Both files are written when the process exits.
 
 mod chrome;
 mod page;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, Weak};
+
+use serde::{Deserialize, Serialize};
 
 use crate::life::program::existing;
 use crate::sys;
@@ -24,15 +27,24 @@ const VARIABLE: &str = "MP_TRACE";
 const MOST_SPANS: usize = 1 << 20;
 
 /// Where something ran.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Lane {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lane {
     /// The worker's or the child's name.
-    name: String,
-    pid: u32,
+    pub(crate) name: String,
+    pub(crate) pid: u32,
+}
+
+/// The task that something was done for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Caller {
+    /// Where it runs.
+    pub(crate) lane: Lane,
+    /// When it asked.
+    pub(crate) at: u64,
 }
 
 /// Something that a process did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Span {
     /// The task's name.
     pub(crate) task: String,
@@ -43,6 +55,14 @@ pub(crate) struct Span {
     pub(crate) items: std::ops::Range<u64>,
     /// Whether it came to its end.
     pub(crate) is_done: bool,
+    /// Who asked for it, if that was a task that a worker runs.
+    pub(crate) caller: Option<Caller>,
+}
+
+/// Who may have spans that the timeline has not got yet.
+pub(crate) trait Source: Send + Sync {
+    /// Adds them.
+    fn hand_in(&self);
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +79,8 @@ pub(crate) struct Timeline {
     path: PathBuf,
     began: u64,
     log: Mutex<Log>,
+    /// Asked before the files are written.
+    sources: Mutex<Vec<Weak<dyn Source>>>,
 }
 
 /// The timeline, if one was asked for and this process is the one that keeps it.
@@ -86,31 +108,39 @@ impl Timeline {
             path: PathBuf::from(path),
             began: sys::clock::now(),
             log: Mutex::default(),
+            sources: Mutex::default(),
         })
     }
 
-    /// Adds what the process of that name did.
-    pub(crate) fn add(&self, name: &str, pid: u32, span: Span) {
+    /// Has a source asked before the files are written, if it is there still.
+    pub(crate) fn expect_from(&self, source: Weak<dyn Source>) {
+        let sources = self.sources.lock();
+        let mut sources = sources.unwrap_or_else(|poison| poison.into_inner());
+        sources.retain(|source| source.strong_count() > 0);
+        sources.push(source);
+    }
+
+    /// Adds what a process did.
+    pub(crate) fn add(&self, lane: &Lane, span: Span) {
         let mut log = self.log.lock().unwrap_or_else(|poison| poison.into_inner());
         if log.spans.len() >= MOST_SPANS {
             log.dropped += 1;
             return;
         }
-        let known = log
-            .lanes
-            .iter()
-            .rposition(|lane| lane.pid == pid && lane.name == name);
-        let lane = known.unwrap_or_else(|| {
-            log.lanes.push(Lane {
-                name: name.to_owned(),
-                pid,
-            });
-            log.lanes.len() - 1
-        });
-        log.spans.push((lane as u32, span));
+        if let Some(caller) = &span.caller {
+            // What it runs is not over yet, and may be the first of its process.
+            log.lane(&caller.lane);
+        }
+        let lane = log.lane(lane);
+        log.spans.push((lane, span));
     }
 
     fn write(&self) -> std::io::Result<()> {
+        let sources = self.sources.lock();
+        let sources = sources.unwrap_or_else(|poison| poison.into_inner()).clone();
+        for source in sources.iter().filter_map(Weak::upgrade) {
+            source.hand_in();
+        }
         // A copy: whoever adds meanwhile must not wait for a disk.
         let log = self.log.lock().unwrap_or_else(|poison| poison.into_inner());
         let (lanes, spans, dropped) = (log.lanes.clone(), log.spans.clone(), log.dropped);
@@ -125,6 +155,17 @@ impl Timeline {
         let mut page = OsString::from(&self.path);
         page.push(".html");
         page::write(&PathBuf::from(page), &picture)
+    }
+}
+
+impl Log {
+    /// The number of a lane, which is added if it is new.
+    fn lane(&mut self, lane: &Lane) -> u32 {
+        let known = self.lanes.iter().rposition(|known| known == lane);
+        known.unwrap_or_else(|| {
+            self.lanes.push(lane.clone());
+            self.lanes.len() - 1
+        }) as u32
     }
 }
 
@@ -148,6 +189,14 @@ impl Picture<'_> {
         match count {
             1 => format!("item {}", span.items.start),
             _ => format!("items {} to {}", span.items.start, span.items.end - 1),
+        }
+    }
+
+    /// For whom it was done, unless that was the program's own call.
+    fn caller(span: &Span) -> String {
+        match &span.caller {
+            Some(Caller { lane, .. }) => format!("{} ({})", lane.name, lane.pid),
+            None => String::new(),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The timeline as one page that refers to nothing outside: a lane for each process, a bar for each
-//! job, wide enough to be seen.
+//! job, wide enough to be seen, and a line to each that another process's task asked for.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use super::{Picture, Span};
+use super::{Caller, Picture, Span};
 
 /// The picture's width and where its lanes begin, and a lane's height, in its own units.
 const WIDTH: f64 = 1600.0;
@@ -20,6 +21,7 @@ const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><
 body { font: 15px/1.5 system-ui, sans-serif; color: #222b36; margin: 2em } \
 svg { width: 100%; height: auto; font-size: 12px } \
 rect.failed { stroke: #c0261c; stroke-width: 1.5 } \
+path { stroke: #222b36; stroke-width: 0.8; opacity: 0.5 } \
 td { padding: 0 1em 0 0 } td.n { text-align: right; font-variant-numeric: tabular-nums } \
 i { display: inline-block; width: 0.9em; height: 0.9em; margin-right: 0.5em }\
 </style>\n<h1>Timeline</h1>\n";
@@ -51,7 +53,8 @@ fn write_to(out: &mut impl Write, picture: &Picture<'_>) -> io::Result<()> {
     out.write_all(HEAD.as_bytes())?;
     writeln!(
         out,
-        "<p>{} jobs on {} processes in {}. Bars with a red edge failed.{}</p>",
+        "<p>{} jobs on {} processes in {}. Bars with a red edge failed; \
+         lines lead from a task to what it had its own pool do.{}</p>",
         picture.spans.len(),
         picture.lanes.len(),
         time(end),
@@ -105,8 +108,10 @@ fn write_lanes(out: &mut impl Write, picture: &Picture<'_>, end: f64) -> io::Res
             lane.push(span);
         }
     }
+    let top_of = |index: usize| LANE * (index as f64 + 1.0);
+    let mut calls = String::new();
     for (index, (lane, mut spans)) in picture.lanes.iter().zip(lanes).enumerate() {
-        let top = LANE * (index as f64 + 1.0);
+        let top = top_of(index);
         let middle = top + LANE * 0.6;
         writeln!(
             out,
@@ -127,7 +132,23 @@ fn write_lanes(out: &mut impl Write, picture: &Picture<'_>, end: f64) -> io::Res
                 color(bar.task),
                 escape(&bar.text),
             )?;
+            let from = |lane| picture.lanes.iter().position(|it| it == lane);
+            if let Some(caller) = bar.caller
+                && let Some(from) = from(&caller.lane)
+            {
+                let _ = write!(
+                    calls,
+                    "M{:.1} {:.1}L{:.1} {:.1}",
+                    LEFT + picture.at(caller.at) * scale,
+                    top_of(from) + LANE / 2.0,
+                    LEFT + bar.begin * scale,
+                    top + LANE / 2.0
+                );
+            }
         }
+    }
+    if !calls.is_empty() {
+        writeln!(out, "<path d=\"{calls}\"/>")?;
     }
     writeln!(out, "</svg>")
 }
@@ -138,6 +159,8 @@ struct Bar<'a> {
     begin: f64,
     end: f64,
     is_done: bool,
+    /// Of the first.
+    caller: Option<&'a Caller>,
     text: String,
     jobs: u64,
 }
@@ -150,6 +173,8 @@ fn bars<'a>(picture: &Picture<'_>, spans: &[&'a Span], scale: f64) -> Vec<Bar<'a
             && last.task == span.task
             && last.is_done
             && span.is_done
+            && last.caller.map(|caller| &caller.lane)
+                == span.caller.as_ref().map(|caller| &caller.lane)
             && (begin - last.end) * scale < CLOSE
             && (end - begin) * scale < 4.0 * CLOSE
         {
@@ -163,8 +188,12 @@ fn bars<'a>(picture: &Picture<'_>, spans: &[&'a Span], scale: f64) -> Vec<Bar<'a
             );
             continue;
         }
+        let caller = match &span.caller {
+            Some(_) => format!(", called by {}", Picture::caller(span)),
+            None => String::new(),
+        };
         let text = format!(
-            "{}: {}, {}",
+            "{}: {}, {}{caller}",
             span.task,
             Picture::label(span),
             time(end - begin)
@@ -174,6 +203,7 @@ fn bars<'a>(picture: &Picture<'_>, spans: &[&'a Span], scale: f64) -> Vec<Bar<'a
             begin,
             end,
             is_done: span.is_done,
+            caller: span.caller.as_ref(),
             text,
             jobs: 1,
         });
