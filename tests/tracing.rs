@@ -383,7 +383,14 @@ impl Subscriber for Own {
         true
     }
 
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
+    fn new_span(&self, attributes: &Attributes<'_>) -> Id {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        let (name, index) = (attributes.metadata().name(), fields.0.get("index"));
+        let task = &fields.0["task"];
+        OWN.lock()
+            .unwrap()
+            .push(format!("{name} of {task}, {index:?}"));
         Id::from_u64(1)
     }
 
@@ -397,9 +404,13 @@ impl Subscriber for Own {
         OWN.lock().unwrap().push(fields.0["message"].clone());
     }
 
-    fn enter(&self, _: &Id) {}
+    fn enter(&self, _: &Id) {
+        OWN.lock().unwrap().push("in".to_owned());
+    }
 
-    fn exit(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {
+        OWN.lock().unwrap().push("out".to_owned());
+    }
 }
 
 #[mp::task]
@@ -409,7 +420,7 @@ fn subscribe() {
 }
 
 #[mp::task]
-fn own_events() -> Vec<String> {
+fn own_events(_: u32) -> Vec<String> {
     tracing::info!("in the task");
     OWN.lock().unwrap().clone()
 }
@@ -421,12 +432,116 @@ fn subscriber_of_a_worker_is_respected() -> AnyResult {
             .workers(1)
             .initializer(subscribe, ())
             .build()?;
-        assert_eq!(pool.apply(own_events, ())?, ["in the task"]);
+        assert_eq!(
+            pool.apply(own_events, (1,))?,
+            ["item of tracing::own_events, None", "in", "in the task"]
+        );
         // What the initializer logged before comes back, of no call.
         let events = log.events(1);
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].fields["message"], "before");
         assert_eq!(events[0].parent, None);
+        Ok(())
+    })
+}
+
+#[test]
+fn subscriber_of_a_worker_has_each_item_in_a_span() -> AnyResult {
+    let _watchdog = watchdog(60);
+    for is_isolated in [false, true] {
+        let mut builder = Pool::builder();
+        builder.workers(1).isolated(is_isolated).chunk_size(2);
+        let pool = builder.initializer(subscribe, ()).build()?;
+        let told = pool.map(own_events, [7, 8, 9])?;
+        let of_each = (0..3).flat_map(|index| {
+            let span = format!("item of tracing::own_events, Some(\"{index}\")");
+            [span, "in".into(), "in the task".into(), "out".into()]
+        });
+        let of_each: Vec<String> = of_each.collect();
+        assert_eq!(told[2], of_each[..11]);
+    }
+    Ok(())
+}
+
+#[mp::task]
+fn work_inside(x: u32) -> Vec<u32> {
+    tracing::info!("about to call");
+    let inside = tracing::info_span!("inside");
+    inside.in_scope(|| mp::pool().unwrap().map(work, [x, x + 1]).unwrap())
+}
+
+#[mp::task]
+fn work_deeper(x: u32) -> u32 {
+    let pool = mp::pool().unwrap();
+    pool.submit(work_inside, (x,))
+        .unwrap()
+        .wait()
+        .unwrap()
+        .len() as u32
+}
+
+#[test]
+fn call_of_a_task_has_a_span_within_that_of_the_call_it_belongs_to() -> AnyResult {
+    with_log(|log| {
+        let pool = Pool::builder().workers(2).name("cooks").build()?;
+        const CALLS: u32 = 3;
+        assert_eq!(pool.map(work_deeper, 0..CALLS)?, [2; CALLS as usize]);
+        let events = log.events(CALLS as usize * 5);
+        assert_eq!(events.len(), CALLS as usize * 5);
+        let spans = log.spans();
+        let of_task = |task: &'static str| {
+            let name = format!("tracing::{task}");
+            spans.iter().filter(move |span| span.fields["task"] == name)
+        };
+        let outermost: Vec<_> = of_task("work_deeper").collect();
+        assert_eq!((outermost.len(), outermost[0].parent), (1, None));
+        let middle: Vec<_> = of_task("work_inside").collect();
+        assert_eq!(middle.len() as u32, CALLS);
+        let mut indices: Vec<_> = middle.iter().map(|span| &span.fields["index"]).collect();
+        indices.sort();
+        assert_eq!(indices, ["0", "1", "2"]);
+        assert!(middle.iter().all(|it| it.parent == Some(outermost[0].id)));
+        let innermost: Vec<_> = of_task("work").collect();
+        assert_eq!(innermost.len() as u32, CALLS);
+        for (span, around) in innermost.iter().zip(&middle) {
+            assert!(middle.iter().any(|it| span.parent == Some(it.id)));
+            assert_eq!(span.fields["spans"], "inside");
+            assert_eq!(span.fields["place"], "cooks");
+            assert!(span.fields["worker"].starts_with("cooks-"));
+            assert_ne!(span.id, around.id);
+        }
+        for event in &events {
+            let within = |spans: &[&Span]| spans.iter().any(|it| event.parent == Some(it.id));
+            let is_right = match event.fields["task"].as_str() {
+                "tracing::work" => within(&innermost) && event.fields["index"].len() == 1,
+                _ => within(&middle),
+            };
+            assert!(is_right && event.is_in_time, "{event:?}");
+        }
+        eventually(|| log.spans().iter().all(|span| span.handles == 0));
+        Ok(())
+    })
+}
+
+#[mp::task]
+fn die_in_a_call(depth: u32) -> u32 {
+    if depth == 0 {
+        std::process::abort();
+    }
+    let below = mp::pool().unwrap().apply(die_in_a_call, (depth - 1,));
+    assert!(below.is_err());
+    std::process::abort();
+}
+
+#[test]
+fn span_of_a_call_ends_with_the_task_that_made_it() -> AnyResult {
+    with_log(|log| {
+        let pool = Pool::new(1)?;
+        assert!(pool.apply(die_in_a_call, (2,)).is_err());
+        eventually(|| {
+            let spans = log.spans();
+            spans.len() == 3 && spans.iter().all(|span| span.handles == 0)
+        });
         Ok(())
     })
 }

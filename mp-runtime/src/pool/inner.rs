@@ -247,6 +247,9 @@ impl Inner {
 
     /// Begins what `tracing` sees of a call that is made by this thread.
     pub(super) fn begin_span(&self, task: &Entry) -> spans::Call {
+        if self.guest().is_some() {
+            return spans::Call::begin_nested((task.name)());
+        }
         let place = self.settings.name.as_deref().unwrap_or("pool");
         spans::Call::begin((task.name)(), place)
     }

@@ -112,7 +112,7 @@ impl Isolated {
             out.truncate(0);
             // Private memory has no end that it tells of.
             current::begin_item(job.limit);
-            spans::begin_item(job.first + item);
+            spans::begin_item(job.first + item, task.name);
             let ran = call::run(task, &mut arguments, out);
             current::end_item();
             spans::end_item();

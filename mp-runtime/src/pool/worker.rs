@@ -419,7 +419,7 @@ impl<'a> Worker<'a> {
                 Err(Held::Expired) => return Err(Halt::Expired),
             }
             fault!("pool.item");
-            spans::begin_item(done);
+            spans::begin_item(done, task.name);
             let start = out.len();
             let kept =
                 call::run(task, &mut arguments, out).and_then(|_| match transfer::take_sent() {

@@ -214,6 +214,7 @@ fn run(program: &'static Program, message: Message, extra: Option<RawFd>) -> ! {
         Work::Task(name) => match registry::by_name(name) {
             Ok(task) => {
                 spans::install();
+                spans::begin_item(0, task.name);
                 let code = run_task(program, task, &message);
                 spans::end_item();
                 code

@@ -11,7 +11,7 @@ use tracing::field::{self, DisplayValue};
 use tracing::{Dispatch, Event as Told, Value as Field, dispatcher};
 
 use super::call::{self, Wanted};
-use super::record::{Event, Record, Value};
+use super::record::{Begun, Event, Record, Value};
 use super::site::{OWN_FIELDS, Sites};
 use crate::process::running::Running;
 use crate::sys;
@@ -38,7 +38,7 @@ struct Inbox {
 /// A child as its events name it.
 #[derive(Clone)]
 struct Who {
-    name: String,
+    name: Arc<str>,
     pid: u32,
     /// For events that belong to no call.
     dispatch: Dispatch,
@@ -111,7 +111,7 @@ pub(super) fn retire(number: u64) {
 
 fn who(running: &Running) -> Who {
     Who {
-        name: running.name.clone(),
+        name: running.name.as_str().into(),
         pid: running.pid,
         dispatch: dispatcher::get_default(Dispatch::clone),
     }
@@ -122,6 +122,9 @@ fn run(collector: &'static Collector) {
     sys::signal::block_signals();
     let mut children: Vec<Child> = Vec::new();
     let mut sites = Sites::default();
+    // What was over in the last round. What its workers had logged was there before that was said, but
+    // perhaps not when their sockets were looked at.
+    let mut over = Vec::new();
     loop {
         sys::fd::clear_events(&collector.counter);
         let inbox = {
@@ -132,19 +135,35 @@ fn run(collector: &'static Collector) {
             std::mem::take(&mut *inbox)
         };
         children.extend(inbox.children);
+        let mut round = Round::default();
+        let over_before = std::mem::take(&mut over);
         children.retain(|child| {
             let packets = child.running.take_events(MOST_PACKETS);
             let is_there = packets.is_some();
-            tell_all(&mut sites, &child.who, packets.unwrap_or_default());
+            round.sort(&child.who, packets.unwrap_or_default());
+            if !is_there {
+                over.push(Over::Process(child.who.pid));
+            }
             is_there
         });
         for (who, packets) in inbox.left {
-            tell_all(&mut sites, &who, packets);
+            round.sort(&who, packets);
+            over.push(Over::Process(who.pid));
         }
-        // Their events were there when they were over, and so were taken since.
-        inbox.retired.into_iter().for_each(|number| {
-            let _ = catch_unwind(|| call::forget(number));
-        });
+        over.append(&mut round.over);
+        round.begin_calls();
+        round.tell(&mut sites);
+        over_before.into_iter().for_each(Over::settle);
+        // Their events were there when they were over, and so were taken since. But calls within them may
+        // not be over yet.
+        let retired = inbox.retired.into_iter().map(Over::Call);
+        match over.is_empty() {
+            true => retired.for_each(Over::settle),
+            false => over.extend(retired),
+        }
+        if !over.is_empty() {
+            continue;
+        }
         let sockets = children.iter().map(|child| child.socket.as_fd());
         let all: Vec<_> = std::iter::once(collector.counter.as_fd())
             .chain(sockets)
@@ -153,20 +172,74 @@ fn run(collector: &'static Collector) {
     }
 }
 
-fn tell_all(sites: &mut Sites, who: &Who, packets: Vec<Vec<u8>>) {
-    for packet in packets {
+/// What is over.
+enum Over {
+    /// A call, and its span.
+    Call(u64),
+    /// The process of that id, and the calls that its tasks have made.
+    Process(u32),
+}
+
+impl Over {
+    fn settle(self) {
         // A subscriber that panics has its message printed by the hook.
-        let _ = catch_unwind(AssertUnwindSafe(|| match Record::from_packet(&packet) {
-            Some(Record::Event(event)) => tell(sites, who, &event),
-            Some(Record::Dropped(count)) => tell_dropped(who, count),
-            None => {}
-        }));
+        let _ = catch_unwind(|| match self {
+            Self::Call(number) => call::forget(number),
+            Self::Process(pid) => call::forget_of(pid),
+        });
+    }
+}
+
+/// What was found when all sockets were looked at, one after the other. What one child has told because
+/// of what another did comes after that, whichever was looked at first.
+#[derive(Default)]
+struct Round {
+    /// Calls that tasks have made, with who runs the task.
+    begun: Vec<(Who, Begun)>,
+    events: Vec<(Who, Record)>,
+    over: Vec<Over>,
+}
+
+impl Round {
+    fn sort(&mut self, who: &Who, packets: Vec<Vec<u8>>) {
+        for packet in packets {
+            match Record::from_packet(&packet) {
+                Some(Record::Begun(begun)) => self.begun.push((who.clone(), *begun)),
+                Some(Record::Over(number)) if call::is_of(number, who.pid) => {
+                    self.over.push(Over::Call(number));
+                }
+                Some(record) => self.events.push((who.clone(), record)),
+                None => {}
+            }
+        }
+    }
+
+    /// Begins calls, each after the one around it.
+    fn begin_calls(&mut self) {
+        while !self.begun.is_empty() {
+            let is_next = |(_, begun): &(Who, Begun)| call::origin(begun.outer).is_some();
+            let next = self.begun.iter().position(is_next).unwrap_or(0);
+            let (who, begun) = self.begun.remove(next);
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                call::begin_told(&begun, who.pid, &who.name);
+            }));
+        }
+    }
+
+    fn tell(self, sites: &mut Sites) {
+        for (who, record) in self.events {
+            let _ = catch_unwind(AssertUnwindSafe(|| match record {
+                Record::Event(event) => tell(sites, &who, &event),
+                Record::Dropped(count) => tell_dropped(&who, count),
+                Record::Begun(_) | Record::Over(_) => {}
+            }));
+        }
     }
 }
 
 /// Tells the subscriber of an event, in the span of the call that it belongs to.
 fn tell(sites: &mut Sites, who: &Who, event: &Event) {
-    let origin = call::origin(event.call);
+    let origin = call::origin(event.call).or_else(|| call::origin(event.root));
     let dispatch = origin
         .as_ref()
         .map_or(&who.dispatch, |origin| &origin.dispatch);
@@ -190,9 +263,10 @@ fn tell(sites: &mut Sites, who: &Who, event: &Event) {
         };
         let task = origin.as_ref().map(|origin| origin.task.as_str());
         let spans = Some(event.spans.as_str()).filter(|spans| !spans.is_empty());
+        let name = &*who.name;
         let own: [Option<&dyn Field>; OWN_FIELDS.len()] = [
             Some(&who.pid),
-            Some(&who.name),
+            Some(&name),
             task.as_ref().map(|task| task as &dyn Field),
             event.index.as_ref().map(|index| index as &dyn Field),
             spans.as_ref().map(|spans| spans as &dyn Field),
@@ -210,6 +284,7 @@ fn tell_dropped(who: &Who, count: u64) {
         pid,
         dispatch,
     } = who;
+    let name = &**name;
     dispatcher::with_default(dispatch, || {
         tracing::warn!(
             target: "mp",

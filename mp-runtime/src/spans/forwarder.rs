@@ -3,16 +3,18 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use tracing::span::{Attributes, Id, Record as Values};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, EnteredSpan, Id, Record as Values};
 use tracing::subscriber::{Interest, Subscriber};
 use tracing::{Dispatch, Metadata, dispatcher};
 use tracing_core::span::Current;
 
-use super::call::{self, Wanted};
-use super::record::{self, Event, Record, Words};
+use super::call::{self, Nested, Wanted};
+use super::record::{self, Begun, Event, Record, Words};
 use crate::sys;
 
 /// The socket to the parent.
@@ -21,6 +23,8 @@ static SOCKET: OnceLock<RawFd> = OnceLock::new();
 /// threads log is told as of the item that its worker is at.
 static LEVEL: AtomicU8 = AtomicU8::new(0);
 static CALL: AtomicU64 = AtomicU64::new(0);
+/// If a task has made that call, the outermost that leads to it.
+static ROOT: AtomicU64 = AtomicU64::new(0);
 static FIRST: AtomicI64 = AtomicI64::new(-1);
 static INDEX: AtomicI64 = AtomicI64::new(-1);
 /// Events for which there was no room, and of which the parent has not been told.
@@ -55,20 +59,35 @@ pub(crate) fn install() {
 /// Notes of which call the job is that a worker begins.
 #[inline]
 pub(crate) fn begin_job(header: Option<&str>) {
-    let (call, level, first) = header.and_then(call::read_header).unwrap_or_default();
-    CALL.store(call, Ordering::Relaxed);
-    FIRST.store(first.map_or(-1, |first| first as i64), Ordering::Relaxed);
-    LEVEL.store(level, Ordering::Relaxed);
+    let header = header.and_then(call::read_header).unwrap_or_default();
+    CALL.store(header.call, Ordering::Relaxed);
+    ROOT.store(header.root, Ordering::Relaxed);
+    let first = header.first.map_or(-1, |first| first as i64);
+    FIRST.store(first, Ordering::Relaxed);
+    LEVEL.store(header.level, Ordering::Relaxed);
 }
 
-/// Notes which item of it a worker begins.
+/// Notes which item of it a worker begins, with the task of that name. A subscriber that is the
+/// worker's own has it in a span.
 #[inline]
-pub(crate) fn begin_item(item: u32) {
+pub(crate) fn begin_item(item: u32, task: fn() -> &'static str) {
     let index = match FIRST.load(Ordering::Relaxed) {
         -1 => -1,
         first => first.wrapping_add(i64::from(item)),
     };
     INDEX.store(index, Ordering::Relaxed);
+    if !IS_INSTALLED.load(Ordering::Relaxed) && LevelFilter::current() != LevelFilter::OFF {
+        enter_item(task, u64::try_from(index).ok());
+    }
+}
+
+#[cold]
+fn enter_item(task: fn() -> &'static str, index: Option<u64>) {
+    let enter = || tracing::info_span!(target: "mp", "item", task = task(), index).entered();
+    // A subscriber that panics has its message printed by the hook.
+    if let Ok(span) = catch_unwind(enter) {
+        ITEM.with(|item| item.replace(Some(span)));
+    }
 }
 
 /// Notes that a worker is through with an item.
@@ -76,6 +95,54 @@ pub(crate) fn begin_item(item: u32) {
 pub(crate) fn end_item() {
     if DROPPED.load(Ordering::Relaxed) > 0 {
         tell_dropped();
+    }
+    if !IS_INSTALLED.load(Ordering::Relaxed) && LevelFilter::current() != LevelFilter::OFF {
+        let span = ITEM.with(|item| item.take());
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(span)));
+    }
+}
+
+/// Tells the parent that a task begins a call of its own pool: the call's number, its level, and what
+/// it is to the parent. `None` if the subscriber is the worker's own.
+pub(super) fn begin_call(task: &str) -> Option<(u64, u8, Option<Nested>)> {
+    if !IS_INSTALLED.load(Ordering::Relaxed) {
+        return None;
+    }
+    let level = LEVEL.load(Ordering::Relaxed);
+    let outer = CALL.load(Ordering::Relaxed);
+    if level == 0 || outer == 0 {
+        return Some((0, 0, None));
+    }
+    let root = match ROOT.load(Ordering::Relaxed) {
+        0 => outer,
+        root => root,
+    };
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let count = CALLS.fetch_add(1, Ordering::Relaxed);
+    let number = call::nested_number(std::process::id(), count);
+    let mut begun = Record::Begun(Box::new(Begun {
+        number,
+        outer,
+        root,
+        index: u64::try_from(INDEX.load(Ordering::Relaxed)).ok(),
+        task: task.to_owned(),
+        spans: path(&with_entered(|it| it.clone()).unwrap_or_default()),
+    }));
+    Some(match send(&mut begun) {
+        true => (number, level, Some(Nested::Told { root })),
+        false => (outer, level, Some(Nested::Untold { root })),
+    })
+}
+
+/// Tells the parent that a call of which it was told is over, as soon as there is room.
+pub(super) fn end_call(number: u64) {
+    static OVER: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    let mut over = OVER.lock().unwrap_or_else(PoisonError::into_inner);
+    over.push(number);
+    while let Some(&number) = over.last()
+        && send(&mut Record::Over(number))
+    {
+        over.pop();
     }
 }
 
@@ -92,6 +159,8 @@ struct Span {
 }
 
 thread_local! {
+    /// The item that this thread is at, if it is a worker's whose subscriber is its own.
+    static ITEM: RefCell<Option<EnteredSpan>> = const { RefCell::new(None) };
     /// The spans that this thread is in, from the outside in.
     static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
@@ -155,6 +224,7 @@ impl Subscriber for Forwarder {
         let index = INDEX.load(Ordering::Relaxed);
         let mut record = Event {
             call: CALL.load(Ordering::Relaxed),
+            root: ROOT.load(Ordering::Relaxed),
             index: u64::try_from(index).ok(),
             level: record::rank(*metadata.level()),
             name: metadata.name().to_owned(),

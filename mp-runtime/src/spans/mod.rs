@@ -14,6 +14,14 @@
 //! end slows nobody down but itself. The parent believes nothing of what comes from an isolated worker:
 //! a packet is decoded by itself, and of the places in the source that events name only so many are
 //! kept.
+//!
+//! A call that a task makes on the pool that runs it has its span in the pool's parent as well. The
+//! worker tells it of the call before the first job is out, and the jobs' headers have the number by
+//! which it did: the worker's process id, and a count. Events of those jobs come from other workers,
+//! through other sockets. So the parent looks at all sockets, then begins the calls that it was told of,
+//! then tells the events. A call that is over is forgotten a round later: what its workers have logged was
+//! there before that was said, but perhaps not when their sockets were looked at. Those of a process that has
+//! ended are over. If a worker has no room to tell of a call, its events belong to the call around it.
 
 #[cfg(feature = "tracing")]
 mod call;

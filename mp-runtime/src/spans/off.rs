@@ -17,6 +17,11 @@ impl Call {
     }
 
     #[inline]
+    pub(crate) fn begin_nested(_task: &str) -> Self {
+        Self
+    }
+
+    #[inline]
     pub(crate) fn header(&self, _first: Option<u64>) -> Option<String> {
         None
     }
@@ -58,7 +63,7 @@ pub(crate) fn install() {}
 pub(crate) fn begin_job(_header: Option<&str>) {}
 
 #[inline]
-pub(crate) fn begin_item(_item: u32) {}
+pub(crate) fn begin_item(_item: u32, _task: fn() -> &'static str) {}
 
 #[inline]
 pub(crate) fn end_item() {}

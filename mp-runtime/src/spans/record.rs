@@ -21,12 +21,32 @@ pub(super) enum Record {
     Event(Box<Event>),
     /// For so many there was no room.
     Dropped(u64),
+    /// A task has begun a call of its own pool.
+    Begun(Box<Begun>),
+    /// The call of that number is over.
+    Over(u64),
+}
+
+/// A call that a task has made of the pool that runs it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Begun {
+    pub(super) number: u64,
+    /// The call that the task is of, and the outermost that leads to it.
+    pub(super) outer: u64,
+    pub(super) root: u64,
+    /// Of the item that the task was at.
+    pub(super) index: Option<u64>,
+    pub(super) task: String,
+    /// The task's spans in which it was made.
+    pub(super) spans: String,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Event {
-    /// The call, or zero, and the index of the item.
+    /// The call, or zero, the outermost that leads to it if a task has made it, and the index of the
+    /// item.
     pub(super) call: u64,
+    pub(super) root: u64,
     pub(super) index: Option<u64>,
     pub(super) level: u8,
     pub(super) name: String,
@@ -54,8 +74,13 @@ impl Record {
     /// Encodes it as a packet that is not too long.
     pub(super) fn packet(&mut self) -> Option<Vec<u8>> {
         for most in [LONG_TEXT, SHORT_TEXT] {
-            if let Self::Event(event) = self {
-                event.cut(most);
+            match self {
+                Self::Event(event) => event.cut(most),
+                Self::Begun(begun) => {
+                    cut(&mut begun.task, most);
+                    cut(&mut begun.spans, most);
+                }
+                Self::Dropped(_) | Self::Over(_) => {}
             }
             let mut out = Buffer::new();
             out.write(&[super::EVENT]).ok()?;
