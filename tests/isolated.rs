@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mp::{Event, Pool, PoolBuilder, Process, Queue, TaskError};
@@ -225,6 +226,77 @@ fn job_that_hangs_is_cancelled_and_pools_end() -> AnyResult {
     assert_eq!(pool.apply(square, (3,))?, 9);
     drop(pool);
     assert!(other.wait().is_err());
+    Ok(())
+}
+
+/// Notes in a directory that it runs; the one that is so told stays until it finds another note.
+#[mp::task]
+fn note_and_stay((n, stays, directory): (u32, u32, PathBuf)) -> u32 {
+    fs::write(directory.join(n.to_string()), "").unwrap();
+    while n == stays && !directory.join("go").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    n
+}
+
+#[test]
+fn dropped_stream_has_a_worker_stop_after_the_item_it_is_at() -> AnyResult {
+    let _watchdog = watchdog(120);
+    for (is_isolated, stays) in [(true, 10), (true, 13), (false, 13)] {
+        let directory = tempfile::tempdir()?;
+        let noted = |what: &str| directory.path().join(what).exists();
+        let mut builder = Pool::builder();
+        let pool = builder
+            .workers(1)
+            .isolated(is_isolated)
+            .chunk_size(10)
+            .build()?;
+        let before = pool.apply(pid, ())?;
+        let path = directory.path().to_owned();
+        let mut stream = pool.imap(note_and_stay, (0..).map(|n| (n, stays, path.clone())))?;
+        assert_eq!(stream.next().unwrap()?, 0);
+        eventually(|| noted(&stays.to_string()));
+        drop(stream);
+        fs::write(directory.path().join("go"), "")?;
+        // The same worker goes on with what is wanted, when it is through.
+        assert_eq!(pool.apply(pid, ())?, before);
+        assert!(!noted(&(stays + 1).to_string()), "{stays}");
+        assert_eq!(pool.map(square, 0..100)?[99], 9801);
+        let (audit, jobs) = mp::__private::audit_of_pool(&pool);
+        assert!(audit.faults.is_empty(), "{audit:?}");
+        assert_eq!(jobs, 0);
+    }
+    Ok(())
+}
+
+/// Stays in a directory that is there for as long as that is wanted.
+#[mp::task]
+fn stay_while_wanted(directory: PathBuf) {
+    let is_there = fs::write(directory.join("begun"), "").is_ok();
+    while is_there && !mp::is_cancelled() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn task_can_ask_whether_its_stream_was_dropped() -> AnyResult {
+    let _watchdog = watchdog(120);
+    for is_isolated in [true, false] {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().to_owned();
+        let mut builder = Pool::builder();
+        let pool = builder
+            .workers(1)
+            .isolated(is_isolated)
+            .chunk_size(1)
+            .build()?;
+        // The first is there for `next` to come back.
+        let mut stream = pool.imap(stay_while_wanted, [path.join("none"), path.clone()])?;
+        stream.next().unwrap()?;
+        eventually(|| path.join("begun").exists());
+        drop(stream);
+        assert_eq!(pool.apply(square, (3,))?, 9);
+    }
     Ok(())
 }
 

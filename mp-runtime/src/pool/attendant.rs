@@ -38,6 +38,9 @@ pub(super) struct Attendance {
     state: Mutex<State>,
     changed: Condvar,
     closer: Closer,
+    /// The entry of the job that the worker is at, and whether it was told to stop at it. The thread
+    /// sends nothing while it is set, and others only then, under the lock.
+    job: Mutex<Option<(u32, bool)>>,
     /// What the worker is told first.
     pub(super) message: Arc<OnceLock<Vec<u8>>>,
 }
@@ -62,6 +65,7 @@ impl Attendance {
         let attendance = Self {
             state: Mutex::new(State::New),
             changed: Condvar::new(),
+            job: Mutex::default(),
             closer: link.closer()?,
             message: Arc::default(),
         };
@@ -86,6 +90,20 @@ impl Attendance {
             let waited = self.changed.wait(state);
             state = waited.unwrap_or_else(|poison| poison.into_inner());
         }
+    }
+
+    /// Has the worker stop at a job after the item that it is at, if it is at that job: its caller has
+    /// gone.
+    pub(super) fn stop(&self, index: u32) {
+        if let Some((at, is_told)) = &mut *lock(&self.job)
+            && *at == index
+        {
+            *is_told = *is_told || self.closer.stop();
+        }
+    }
+
+    fn set_job(&self, index: Option<u32>) {
+        *lock(&self.job) = index.map(|index| (index, false));
     }
 
     /// Has the worker know that no more jobs come, and that nobody wants the one that it is at.
@@ -212,8 +230,6 @@ impl Attendant {
         if let Err(Broken::Senseless) = ended {
             self.pool.kill_worker(self.worker);
         }
-        // Its end of file has an honest worker end by itself.
-        attendance.closer.shut();
     }
 
     /// Tells the worker what it is, and waits until it is ready.
@@ -344,7 +360,9 @@ impl Attendant {
         let first = job.first.load(Ordering::Relaxed);
         self.results.clear();
         let mut progress = Progress::from(first);
-        let mut ended = match self.converse(job, running, &mut progress) {
+        let conversed = self.converse(job, running, &mut progress);
+        self.attendance.set_job(None);
+        let mut ended = match conversed {
             Ok(early) => Ended::Early(early),
             Err(Broken::Gone) => Ended::Gone,
             Err(Broken::Senseless) => Ended::Senseless,
@@ -403,9 +421,16 @@ impl Attendant {
         let job_frame = link::begin_job(nonce, limit, name, first..last);
         self.link.send(Kind::Job, &[&job_frame, items])?;
         fault!("attendant.sent");
+        let index = pool.memory.index_of(job);
+        self.attendance.set_job(Some(index));
         let is_timed = limit > 0;
         let mut told = Progress::from(first);
         loop {
+            // Either who let go of it finds the worker at it, or we find here that it has. It is told
+            // again when there was no room.
+            if job.count() == 0 {
+                self.attendance.stop(index);
+            }
             // Only while an item is due: an idle worker that talks makes no sense.
             let most = match progress.done < last {
                 true => link::most_of_record(self.limit),

@@ -22,7 +22,7 @@ static DUE: AtomicU64 = AtomicU64::new(u64::MAX);
 enum Pool {
     /// By the memory that they share.
     Shared(&'static Memory, Holder),
-    /// By the end of the stream from the parent, which sends nothing while the worker is at a job.
+    /// By the stream from the parent, which sends nothing else while the worker is at a job.
     Isolated(OwnedFd),
 }
 
@@ -90,9 +90,10 @@ impl Item {
         match self {
             Self::Shared(memory, me, job) => {
                 let flags = memory.header().flags.load(crate::loom::Ordering::Acquire);
-                flags & (STOPPED | DRAINING) != 0 || !job.is_wanted_of(*me)
+                flags & (STOPPED | DRAINING) != 0 || !job.is_wanted_of(*me) || job.count() == 0
             }
-            Self::Isolated(socket) => sys::fd::is_at_end(socket.as_fd()),
+            // What comes while the worker is at a job is that nobody wants the rest of it.
+            Self::Isolated(socket) => sys::fd::has_bytes(socket.as_fd()) != Some(false),
         }
     }
 }
@@ -150,7 +151,8 @@ pub fn deadline() -> Option<Instant> {
 }
 
 /// Whether the task that calls this works for nothing: its time is over, somebody has
-/// [cancelled](crate::Job::cancel) it, or the pool has ended. Always false outside of a pool's
+/// [cancelled](crate::Job::cancel) it, the stream of results that it is for was dropped, or the pool has
+/// ended. Always false outside of a pool's
 /// tasks. In an [isolated](crate::PoolBuilder::isolated) worker it is a system call.
 ///
 /// To be of use, the pool must give its tasks a [`grace`](crate::PoolBuilder::grace): otherwise they

@@ -507,6 +507,7 @@ impl Inner {
             Withdrawal::IsRunning => {
                 // It stops after the item that it is at. Whatever it was by now, it is still ours.
                 self.memory.job(index).set_count(0);
+                self.stop_isolated(index);
                 self.withdraw_remotely(index);
                 self.leave_behind(index);
             }

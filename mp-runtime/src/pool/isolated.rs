@@ -71,8 +71,11 @@ impl Isolated {
         let (mut input, mut out) = (Vec::new(), Buffer::new());
         loop {
             input.clear();
-            if self.link.receive(u64::MAX, &mut input)? != Kind::Job {
-                return Err(Broken::Senseless);
+            match self.link.receive(u64::MAX, &mut input)? {
+                Kind::Job => {}
+                // That job is over already.
+                Kind::Stop => continue,
+                _ => return Err(Broken::Senseless),
             }
             fault!("isolated.received");
             let job = link::read_job(&input).ok_or(Broken::Senseless)?;
@@ -105,6 +108,9 @@ impl Isolated {
         for item in 0..job.count {
             if sent >= link::ENOUGH {
                 return Ok(End::Enough);
+            }
+            if self.link.is_told() {
+                return Ok(End::Stopped);
             }
             let Some((_, mut arguments)) = read_record(&mut items) else {
                 return Ok(End::Unreadable);

@@ -39,6 +39,9 @@ pub(super) enum Kind {
     /// From the worker: it stops at this job. The payload is two bytes, an [`End`] and whether it has
     /// as much memory as it may.
     End = 9,
+    /// To the worker, while it is at a job: nobody wants the items of it that are not begun. One that
+    /// comes too late is passed over.
+    Stop = 10,
 }
 
 /// Why a worker stops at a job.
@@ -51,6 +54,8 @@ pub(super) enum End {
     Enough = 1,
     /// The bytes are not what it expects.
     Unreadable = 2,
+    /// It was told to.
+    Stopped = 3,
 }
 
 /// What a worker needs to know beside who it is.
@@ -109,6 +114,12 @@ impl Link {
         self.stream.get_ref().try_clone().map(OwnedFd::from)
     }
 
+    /// Whether something has come that was not received.
+    pub(super) fn is_told(&self) -> bool {
+        !self.stream.buffer().is_empty()
+            || sys::fd::has_bytes(self.stream.get_ref().as_fd()) == Some(true)
+    }
+
     /// Makes a handle that can shut the link while another thread waits on it.
     pub(super) fn closer(&self) -> io::Result<Closer> {
         self.stream.get_ref().try_clone().map(Closer)
@@ -156,11 +167,27 @@ impl Link {
     }
 }
 
-/// Shuts a link.
+/// Shuts a link, or stops who is at its other end.
 #[derive(Debug)]
 pub(super) struct Closer(UnixStream);
 
 impl Closer {
+    /// Sends a [`Kind::Stop`], if there is room for it now; false if there is none. Not while another
+    /// thread sends.
+    pub(super) fn stop(&self) -> bool {
+        let mut frame = [0; HEADER];
+        frame[0] = Kind::Stop as u8;
+        match sys::fd::send_some(self.0.as_fd(), &frame) {
+            Ok(sent) if sent == frame.len() => true,
+            Ok(0) => false,
+            // Half a frame is worse than none; who finds that and the end stops, too.
+            Ok(_) | Err(_) => {
+                self.finish();
+                true
+            }
+        }
+    }
+
     /// Has the other end find the end of the stream once it has read what was sent; what it sends
     /// still arrives.
     pub(super) fn finish(&self) {
@@ -186,6 +213,7 @@ impl Kind {
             Self::Begun,
             Self::Outcome,
             Self::End,
+            Self::Stop,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
@@ -198,7 +226,7 @@ impl End {
         let &[end, is_heavy] = payload else {
             return None;
         };
-        [Self::Through, Self::Enough, Self::Unreadable]
+        [Self::Through, Self::Enough, Self::Unreadable, Self::Stopped]
             .into_iter()
             .find(|known| *known as u8 == end)
             .map(|end| (end, is_heavy != 0))
@@ -318,6 +346,21 @@ mod tests {
             assert_eq!(read_job(&job[..len]), None);
         }
         assert_eq!(read_job(&[255; 64]), None);
+    }
+
+    #[test]
+    fn stop_is_sent_if_there_is_room_and_never_in_part() {
+        let (here, mut there) = pair();
+        let closer = here.closer().unwrap();
+        assert!(!there.is_told());
+        assert!(closer.stop() && there.is_told());
+        assert_eq!(there.receive(0, &mut Vec::new()).unwrap(), Kind::Stop);
+        assert!(!there.is_told());
+        // As many as there is room for: each of them arrives whole.
+        let sent = (0..1_000_000).take_while(|_| closer.stop()).count();
+        closer.finish();
+        let arrived = std::iter::from_fn(|| there.receive(0, &mut Vec::new()).ok());
+        assert_eq!(arrived.take_while(|kind| *kind == Kind::Stop).count(), sent);
     }
 
     #[test]

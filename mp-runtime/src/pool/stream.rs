@@ -22,7 +22,8 @@ const LOOK_EVERY: u32 = 32;
 ///
 /// Each call of `next` waits until a result is there. Items are pulled from the input, on the thread
 /// that calls `next`, as results are taken: see [`PoolBuilder::window`](crate::PoolBuilder::window).
-/// When it is dropped, items that no worker has begun are not run; those that workers are at go on. When the input panics,
+/// When it is dropped, items that no worker has begun are not run, also of jobs that workers are at; those
+/// that they are at go on, and may ask [`is_cancelled`](crate::is_cancelled). When the input panics,
 /// so does `next`; the results of the items before can still be had, and then it is over. An item
 /// whose `Serialize` panics fails after that, in its place.
 pub struct Imap<'p, I: Iterator, R> {

@@ -671,6 +671,23 @@ impl Inner {
         }
     }
 
+    /// Has an isolated worker stop at a job whose caller has gone. The others see it in the pool's memory.
+    pub(super) fn stop_isolated(&self, index: u32) {
+        if !self.settings.is_isolated {
+            return;
+        }
+        let Some(runner) = self.memory.job(index).runner() else {
+            return;
+        };
+        let crew = lock(&self.crew);
+        let member = crew.live.get(&runner.bits());
+        let attendance = member.and_then(|member| member.attendance.clone());
+        drop(crew);
+        if let Some(attendance) = attendance {
+            attendance.stop(index);
+        }
+    }
+
     /// Kills one worker, if it has not ended.
     pub(super) fn kill_worker(&self, worker: Holder) {
         // Not under the lock: a worker that has ended is settled in here.

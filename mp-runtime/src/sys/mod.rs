@@ -73,8 +73,8 @@ pub(crate) mod fd {
     pub(crate) use super::platform::stand_in::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
     pub(crate) use super::platform::{
         fd::{
-            clear_events, count_event, event_counter, inherited, is_at_end, pipe, receive_now,
-            send_all, socket_pair,
+            clear_events, count_event, event_counter, has_bytes, inherited, pipe, receive_now,
+            send_all, send_some, socket_pair,
         },
         fork::{std_stream, working_directory},
         packet::{packet_pair, receive_packet, send_packet},

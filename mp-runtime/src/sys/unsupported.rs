@@ -99,11 +99,15 @@ pub(crate) mod fd {
         unsupported()
     }
 
-    pub(crate) fn is_at_end(_socket: BorrowedFd<'_>) -> bool {
-        true
+    pub(crate) fn has_bytes(_socket: BorrowedFd<'_>) -> Option<bool> {
+        None
     }
 
     pub(crate) fn send_all(_socket: BorrowedFd<'_>, _bytes: &[u8]) -> io::Result<()> {
+        unsupported()
+    }
+
+    pub(crate) fn send_some(_socket: BorrowedFd<'_>, _bytes: &[u8]) -> io::Result<usize> {
         unsupported()
     }
 

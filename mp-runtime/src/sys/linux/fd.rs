@@ -113,8 +113,9 @@ pub(super) fn maker_of(socket: RawFd) -> io::Result<u32> {
     Ok(maker.pid as u32)
 }
 
-/// Whether all that comes from the other end of a socket has been read, and no more will come.
-pub(crate) fn is_at_end(socket: BorrowedFd<'_>) -> bool {
+/// Whether something has come from the other end of a socket that was not read, and `None` if nothing
+/// is there and no more will come.
+pub(crate) fn has_bytes(socket: BorrowedFd<'_>) -> Option<bool> {
     let mut byte = 0_u8;
     // SAFETY: there is room for one byte.
     let seen = retry(|| unsafe {
@@ -126,8 +127,8 @@ pub(crate) fn is_at_end(socket: BorrowedFd<'_>) -> bool {
         )
     });
     match seen {
-        Ok(bytes) => bytes == 0,
-        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+        Ok(bytes) => (bytes > 0).then_some(true),
+        Err(error) => (error.kind() == io::ErrorKind::WouldBlock).then_some(false),
     }
 }
 
@@ -187,6 +188,21 @@ pub(crate) fn send_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<(
         bytes = &bytes[sent as usize..];
     }
     Ok(())
+}
+
+/// Writes as much of `bytes` to a socket as there is room for now.
+pub(crate) fn send_some(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: `bytes` is valid to read for its length.
+    let sent = retry(|| unsafe {
+        let (start, len) = (bytes.as_ptr().cast(), bytes.len());
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        libc::send(socket.as_raw_fd(), start, len, flags)
+    });
+    match sent {
+        Ok(sent) => Ok(sent as usize),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens `/dev/null` at those of descriptors 0 to 2 that are closed, so that nothing else is opened
