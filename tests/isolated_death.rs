@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mp::{Pool, PoolBuilder, Process};
-use support::{alone, children, eventually, settles_at, watchdog};
+use support::{alone, alone_with, children, eventually, settles_at, watchdog};
 
 const ITEMS: u32 = 60;
 
@@ -244,4 +244,37 @@ fn parent_killed_at_any_point_takes_its_isolated_workers_along() {
             check_for_leaks();
         },
     );
+}
+
+#[test]
+fn attendant_that_panics_costs_what_its_worker_was_at() {
+    let name = "attendant_that_panics_costs_what_its_worker_was_at";
+    for fault in [
+        "panic@attendant.sent:2",
+        "panic@attendant.heard:4",
+        "panic@attendant.committing:2",
+    ] {
+        let prepare = |command: &mut std::process::Command| {
+            command.env("MP_FAULT", fault);
+        };
+        alone_with(name, prepare, || {
+            let _watchdog = watchdog(120);
+            let runs = Notes::new("panic");
+            let mut builder = isolated();
+            let pool = builder.chunk_size(3).build().unwrap();
+            let items = (0..ITEMS).map(|n| (n, runs.0.clone()));
+            let outcomes = pool.try_map(run, items).unwrap();
+            let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            assert!(outcomes.len() == ITEMS as usize && failed <= 1, "{failed}");
+            // It is as good as new.
+            eventually(|| {
+                let workers = pool.stats().workers;
+                workers.len() == 2 && workers.iter().all(|worker| worker.is_ready)
+            });
+            pool.close();
+            pool.join().unwrap();
+            drop(pool);
+            check_for_leaks();
+        });
+    }
 }

@@ -1,6 +1,7 @@
 //! Named points at which a test can have a process killed: `MP_FAULT=put.linked` kills it with
 //! SIGKILL the first time it gets there, `put.linked:3` the third time; `stop@put.linked` stops it there
-//! with SIGSTOP, so that others can do something before it is killed.
+//! with SIGSTOP, so that others can do something before it is killed, and `panic@put.linked` has the
+//! thread panic.
 //!
 //! Without the feature `faults` the points do not exist.
 
@@ -33,14 +34,12 @@ pub(crate) fn reached(name: &str) {
     let Some((wanted, count)) = wanted else {
         return;
     };
-    let (wanted, stops) = match wanted.strip_prefix("stop@") {
-        Some(wanted) => (wanted, true),
-        None => (wanted.as_str(), false),
-    };
+    let (how, wanted) = wanted.split_once('@').unwrap_or(("", &wanted));
     if wanted == name && SEEN.fetch_add(1, Ordering::Relaxed) + 1 == count {
-        match stops {
-            true => crate::sys::process::stop_self(),
-            false => crate::sys::process::kill_self(),
+        match how {
+            "stop" => crate::sys::process::stop_self(),
+            "panic" => panic!("as the test asks for, at {name}"),
+            _ => crate::sys::process::kill_self(),
         }
     }
 }

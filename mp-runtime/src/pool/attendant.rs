@@ -199,12 +199,23 @@ enum Ended {
     Senseless,
 }
 
-/// Says that the thread is through, also if it panics.
-struct Through<'a>(&'a Attendance);
+/// Says that the thread is through, also if it panics. Then its worker is ended: it would wait for ever.
+struct Through<'a> {
+    attendance: &'a Attendance,
+    pool: Arc<Inner>,
+    worker: Holder,
+}
 
 impl Drop for Through<'_> {
     fn drop(&mut self) {
-        self.0.leave();
+        // Before anything that has the worker end: whoever finds it ended waits until we have left,
+        // and that may be this very thread.
+        self.attendance.leave();
+        if std::thread::panicking() {
+            self.pool.kill_worker(self.worker);
+        }
+        // Its end of file has an honest worker end by itself.
+        self.attendance.closer.shut();
     }
 }
 
@@ -215,7 +226,11 @@ impl Attendant {
         if !attendance.begin() {
             return;
         }
-        let through = Through(&attendance);
+        let through = Through {
+            attendance: &attendance,
+            pool: self.pool.clone(),
+            worker: self.worker,
+        };
         let ended = self.greet().and_then(|()| {
             let leave = self.work()?;
             if let Some(seat) = self.own_seat() {
@@ -224,8 +239,6 @@ impl Attendant {
             Ok(())
         });
         fault!("attendant.leaving");
-        // Before the kill: whoever finds the worker ended waits until we have left, and that may be
-        // this very thread.
         drop(through);
         if let Err(Broken::Senseless) = ended {
             self.pool.kill_worker(self.worker);
@@ -462,7 +475,8 @@ impl Attendant {
                         End::Through if is_through => Ok(Early::Retired),
                         End::Enough if progress.done > first => Ok(Early::Retired),
                         End::Unreadable => Ok(Early::Unreadable),
-                        End::Through | End::Enough => Err(Broken::Senseless),
+                        End::Stopped if job.count() == 0 => Ok(Early::No),
+                        End::Through | End::Enough | End::Stopped => Err(Broken::Senseless),
                     };
                 }
                 _ => return Err(Broken::Senseless),
