@@ -352,20 +352,21 @@ fn calls_that_together_want_more_jobs_than_there_can_be_come_to_an_end() {
     const CALLERS: usize = JOBS / (WINDOW - 1);
     let _watchdog = watchdog(120);
     let mut builder = Pool::builder();
-    let pool = builder.workers(WORKERS).chunk_size(1).build().unwrap();
+    // Single items could share jobs.
+    let pool = builder.workers(WORKERS).chunk_size(2).build().unwrap();
     // All put out a job, and then all the next one, until there is none left for anybody.
     let together = Barrier::new(CALLERS);
     std::thread::scope(|scope| {
         for _ in 0..CALLERS {
             scope.spawn(|| {
-                let items = (0..WINDOW as u64).inspect(|_| {
+                let items = (0..2 * WINDOW as u64).inspect(|_| {
                     together.wait();
                 });
                 assert_eq!(pool.map(square, items).unwrap()[5], 25);
             });
         }
     });
-    assert_eq!(pool.stats().done, (CALLERS * WINDOW) as u64);
+    assert_eq!(pool.stats().done, (CALLERS * 2 * WINDOW) as u64);
     let (audit, jobs) = mp::__private::audit_of_pool(&pool);
     assert!(audit.faults.is_empty(), "{audit:?}");
     assert_eq!((audit.process_units, jobs), (0, 0));
