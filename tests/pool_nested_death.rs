@@ -3,10 +3,12 @@
 
 mod support;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
-use mp::{Array, Pool, Process, Queue, TaskError};
+use mp::{Array, Event, Pool, Process, Queue, TaskError};
+use serde::{Deserialize, Serialize};
 use support::{eventually, watchdog};
 
 /// One test at a time: the audit is of the whole program.
@@ -187,6 +189,106 @@ fn worker_killed_at_any_point_costs_what_it_was_at_and_what_that_called() {
         for every in [1, 2] {
             check(point, every);
         }
+    }
+    eventually(|| {
+        let audit = mp::__private::audit().unwrap();
+        audit.faults.is_empty() && audit.process_units == 0
+    });
+}
+
+/// What runs, and in which process.
+type Log = Queue<(Ran, u32)>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+enum Ran {
+    Call(u32),
+    Item(u32),
+}
+
+#[mp::task]
+fn note((n, log, gate): (u32, Log, Event)) -> u32 {
+    log.put((Ran::Item(n), std::process::id())).unwrap();
+    gate.wait();
+    n
+}
+
+/// If the number is even, has its pool do three items, one job an item.
+#[mp::task]
+fn call_some((n, log, gate): (u32, Log, Event)) -> u32 {
+    if n.is_multiple_of(2) {
+        log.put((Ran::Call(n), std::process::id())).unwrap();
+        let items = (0..3).map(|at| (10 * n + at, log.clone(), gate.clone()));
+        let noted = mp::pool().unwrap().map(note, items).unwrap();
+        assert_eq!(noted, [10 * n, 10 * n + 1, 10 * n + 2]);
+    }
+    n
+}
+
+/// Whether a process is stopped.
+fn is_stopped(pid: u32) -> bool {
+    support::status_line(pid, "State").is_some_and(|state| state.starts_with('T'))
+}
+
+#[test]
+fn guest_killed_between_two_of_its_jobs_leaves_none_and_nothing_runs_twice() {
+    let _alone = alone();
+    let _watchdog = watchdog(300);
+    const CALLS: u32 = 8;
+    // The first job is out, and the second is filled, or the parent's already, and not offered. When
+    // its caller dies the first is at a worker, or over.
+    for (point, is_over) in [
+        ("nest.handed", false),
+        ("nest.handed", true),
+        ("nest.filled", false),
+    ] {
+        // At most every other is stopped.
+        let pool = Pool::builder()
+            .workers(CALLS as usize / 2 + 1)
+            .chunk_size(1)
+            .env("MP_FAULT", format!("stop@{point}:2"))
+            .build()
+            .unwrap();
+        let (log, gate) = (Log::new().unwrap(), Event::new().unwrap());
+        if is_over {
+            gate.set();
+        }
+        let items = (0..CALLS).map(|n| (n, log.clone(), gate.clone()));
+        let (mut callers, mut ran) = (HashMap::new(), Vec::new());
+        let outcomes = std::thread::scope(|scope| {
+            let calls = scope.spawn(|| pool.try_map(call_some, items.collect::<Vec<_>>()).unwrap());
+            // Each caller dies once its first job is claimed, and it is stopped at its second.
+            while ran.len() < CALLS as usize / 2 {
+                let (what, pid) = log.get().unwrap();
+                match what {
+                    Ran::Call(n) => assert_eq!(callers.insert(n, pid), None, "{point}: {n}"),
+                    Ran::Item(n) => {
+                        ran.push(n);
+                        let caller = callers[&(n / 10)];
+                        eventually(|| is_stopped(caller));
+                        support::send_signal(caller, libc::SIGKILL);
+                    }
+                }
+            }
+            calls.join().unwrap()
+        });
+        assert_eq!(outcomes.len(), CALLS as usize);
+        for (n, outcome) in (0..).zip(outcomes) {
+            match outcome {
+                Ok(value) => assert!(value == n && n % 2 == 1, "{point}: {n}"),
+                Err(error) => {
+                    assert!(n % 2 == 0, "{point}: {n}: {error}");
+                    assert_eq!(error.signal(), Some(libc::SIGKILL), "{point}: {error}");
+                }
+            }
+        }
+        eventually(|| {
+            let (audit, jobs) = mp::__private::audit_of_pool(&pool);
+            audit.faults.is_empty() && audit.process_units == 0 && jobs == 0
+        });
+        // No first job ran twice, and no other at all.
+        assert!(log.is_empty(), "{point}");
+        ran.sort_unstable();
+        assert_eq!(ran, [0, 20, 40, 60], "{point}");
     }
     eventually(|| {
         let audit = mp::__private::audit().unwrap();
