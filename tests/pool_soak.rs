@@ -1,7 +1,7 @@
 //! Workers, and the server that forks them, that are killed at random, a short while in every run and long by `scripts/soak`.
 //!
 //! `MP_SOAK_KILLS` says how many kills, `MP_SOAK_SECONDS` how long the threads go on that use a pool
-//! at random, `MP_TEST_SEED` repeats what a run printed.
+//! at random. Each prints its seed first, and what it did at its end; with `MP_TEST_SEED` it does the same again.
 
 mod support;
 
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mp::{Pool, Queue, StartMethod, TaskError};
-use support::{Random, alone, children, eventually, send_signal, watchdog};
+use support::{Random, alone_seeded, children, eventually, send_signal, watchdog};
 
 const WORKERS: usize = 4;
 
@@ -123,11 +123,10 @@ fn random_kills_of_workers_and_of_the_fork_server_cost_the_items_they_hit() {
 }
 
 fn kill_at_random(name: &'static str, method: StartMethod) {
-    alone(name, || {
+    alone_seeded(name, |mut random| {
         mp::set_start_method(method);
         let kills = number("MP_SOAK_KILLS", 60);
         let _watchdog = watchdog(300 + kills);
-        let mut random = Random::new();
         let pool = Pool::new(WORKERS).unwrap();
         let runs = Queue::new().unwrap();
         let is_over = AtomicBool::new(false);
@@ -307,10 +306,10 @@ fn threads_get_what_is_theirs_while_the_fork_server_is_killed() {
 }
 
 fn soak(name: &'static str, prepare: fn(&mut mp::PoolBuilder)) {
-    alone(name, || {
+    alone_seeded(name, |random| {
         let seconds = number("MP_SOAK_SECONDS", 4);
         let _watchdog = watchdog(300 + 4 * seconds);
-        let seeds = Mutex::new(Random::new());
+        let seeds = Mutex::new(random);
         let mut builder = Pool::builder();
         builder.workers(3);
         prepare(&mut builder);
@@ -390,10 +389,9 @@ fn count_nodes(depth: u32) -> Result<u64, TaskError> {
 #[test]
 fn random_kills_inside_of_calls_cost_what_they_hit_and_what_that_called() {
     let name = "random_kills_inside_of_calls_cost_what_they_hit_and_what_that_called";
-    alone(name, || {
+    alone_seeded(name, |mut random| {
         let kills = number("MP_SOAK_KILLS", 60);
         let _watchdog = watchdog(300 + kills);
-        let mut random = Random::new();
         let pool = Pool::new(2).unwrap();
         let is_over = AtomicBool::new(false);
         let items = (0_u32..)

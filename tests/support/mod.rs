@@ -95,9 +95,40 @@ pub fn alone(name: &str, body: impl FnOnce()) {
 /// As [`alone`]; `prepare` may change how the process is started.
 #[track_caller]
 pub fn alone_with(name: &str, prepare: impl FnOnce(&mut Command), body: impl FnOnce()) {
+    run_in_another(name, prepare, body);
+}
+
+/// As [`alone`], for a body that does things at random: the seed is printed first, whatever comes of
+/// it, and with [`SEED`] set to it the same is done again. What the body says is printed as well.
+#[track_caller]
+pub fn alone_seeded(name: &str, body: impl FnOnce(Random)) {
+    let seed = seed();
+    // Not by eprintln, which the harness would show only if the test fails.
+    let mut stderr = std::io::stderr();
+    if !is_alone(name) {
+        let _ = writeln!(stderr, "{name}: {SEED}={seed} repeats it");
+    }
+    let prepare = |command: &mut Command| {
+        command.env(SEED, seed.to_string());
+    };
+    let said = run_in_another(name, prepare, || body(Random::seeded(seed)));
+    // Without what the harness in there says.
+    let is_ours = |line: &&str| !line.is_empty() && !line.starts_with("running ");
+    for line in said
+        .lines()
+        .filter(is_ours)
+        .filter(|line| !line.starts_with("test "))
+    {
+        let _ = writeln!(stderr, "{name}: {line}");
+    }
+}
+
+/// Runs the body in a process of its own, and returns what that printed; nothing in that process.
+#[track_caller]
+fn run_in_another(name: &str, prepare: impl FnOnce(&mut Command), body: impl FnOnce()) -> String {
     if is_alone(name) {
         run_alone(body);
-        return;
+        return String::new();
     }
     let done = tempfile::NamedTempFile::new().unwrap();
     let mut command = alone_command(name);
@@ -114,6 +145,7 @@ pub fn alone_with(name: &str, prepare: impl FnOnce(&mut Command), body: impl FnO
     assert!(output.status.success(), "{}\n{}", output.status, text());
     let ran = fs::read_to_string(done.path()).unwrap();
     assert_eq!(ran, "done", "the body of {name} did not run:\n{}", text());
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Whether this process was started for that test.
@@ -264,22 +296,31 @@ pub fn status_line(pid: u32, key: &str) -> Option<String> {
         .find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim().to_owned()))
 }
 
+/// The variable that says what tests do that do things at random.
+const SEED: &str = "MP_TEST_SEED";
+
+/// What it says, or else the time.
+fn seed() -> u64 {
+    let said = std::env::var(SEED).ok();
+    said.map_or_else(
+        || {
+            let now = std::time::SystemTime::now();
+            let now = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+            now.as_nanos() as u64
+        },
+        |seed| seed.parse().expect(SEED),
+    )
+}
+
 /// A generator of numbers that look random, told apart by their seed.
 pub struct Random(u64);
 
 impl Random {
-    /// Seeded by the variable `MP_TEST_SEED`, or else by the time; prints which.
+    /// Seeded by [`SEED`], or else by the time; prints which.
     pub fn new() -> Self {
-        let seed = std::env::var("MP_TEST_SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok())
-            .unwrap_or_else(|| {
-                let now = std::time::SystemTime::now();
-                let now = now.duration_since(std::time::UNIX_EPOCH).unwrap();
-                now.as_nanos() as u64
-            });
-        eprintln!("repeat with MP_TEST_SEED={seed}");
-        Self(seed | 1)
+        let seed = seed();
+        eprintln!("repeat with {SEED}={seed}");
+        Self::seeded(seed)
     }
 
     /// Seeded by that.
