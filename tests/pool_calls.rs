@@ -254,6 +254,44 @@ fn handles_among_results_that_are_merged_arrive() {
     assert!(error.task().unwrap().is_crash());
 }
 
+#[mp::task(timeout = "50ms")]
+fn add_in_time(a: (u64, Vec<Queue<u32>>), b: (u64, Vec<Queue<u32>>)) -> (u64, Vec<Queue<u32>>) {
+    if a.0 == 7 || b.0 == 7 {
+        loop {
+            std::thread::park();
+        }
+    }
+    (a.0 + b.0, a.1.into_iter().chain(b.1).collect())
+}
+
+#[test]
+fn deadline_of_a_merge_holds_and_handles_arrive_under_one() {
+    let _watchdog = watchdog(120);
+    let pool = Pool::builder().workers(2).chunk_size(4).build().unwrap();
+    let tickets = Queue::new().unwrap();
+    let items = |from| {
+        (from..from + 6)
+            .map(|n| (n, tickets.clone()))
+            .collect::<Vec<_>>()
+    };
+    let error = pool
+        .map_reduce(with_tickets, add_in_time, items(2))
+        .unwrap_err();
+    let failure = error.task().unwrap();
+    assert!(
+        failure.is_timeout() && failure.task().ends_with("add_in_time"),
+        "{error}"
+    );
+    let patient = pool.with_timeout(Duration::from_secs(1000));
+    let (sum, queues) = patient
+        .map_reduce(with_tickets, add_or_die, items(8))
+        .unwrap()
+        .unwrap();
+    assert_eq!((sum, queues.len()), ((8..14).sum(), 1));
+    drop(queues);
+    assert_eq!(mp::__private::audit_of_pool(&pool).1, 0);
+}
+
 #[mp::task]
 fn die_at_7(a: u64, b: u64) -> u64 {
     if a == 7 || b == 7 {

@@ -19,7 +19,8 @@ impl Pool {
     /// Results are merged in the workers, before they travel: a job of many items has one. What the
     /// jobs bring is merged by calls of `merge` in the workers, too. Neighbours are merged, in the
     /// order of the items, but in any grouping: `merge` must be associative. Results with handles in
-    /// them, and those of items with a deadline, are merged only afterwards.
+    /// them, and those of items with a deadline or for a `merge` with one, are merged only afterwards:
+    /// then each call of `merge` has its own time, and its own retries.
     ///
     /// # Errors
     ///
@@ -95,7 +96,16 @@ impl Pool {
         R: Transfer,
     {
         let merge = registry::by_type::<M>()?;
-        let mut call = self.call::<F, R>(Order::Input)?.merging(merge);
+        let mut call = self.call::<F, R>(Order::Input)?;
+        // One with a deadline is a call for each two: nobody watches over what is merged with a job.
+        if self
+            .terms
+            .of_call(merge, &self.inner.settings.terms)
+            .limit()
+            == 0
+        {
+            call = call.merging(merge);
+        }
         results(&mut call, &mut Items::new(items, encode_item))
     }
 }
