@@ -106,20 +106,20 @@ pub fn alone_seeded(name: &str, body: impl FnOnce(Random)) {
     // Not by eprintln, which the harness would show only if the test fails.
     let mut stderr = std::io::stderr();
     if !is_alone(name) {
-        let _ = writeln!(stderr, "{name}: {SEED}={seed} repeats it");
+        let _ = writeln!(stderr, "\n{name}: {SEED}={seed} repeats it");
     }
     let prepare = |command: &mut Command| {
         command.env(SEED, seed.to_string());
     };
     let said = run_in_another(name, prepare, || body(Random::seeded(seed)));
     // Without what the harness in there says.
-    let is_ours = |line: &&str| !line.is_empty() && !line.starts_with("running ");
-    for line in said
-        .lines()
-        .filter(is_ours)
-        .filter(|line| !line.starts_with("test "))
-    {
-        let _ = writeln!(stderr, "{name}: {line}");
+    let of_harness = format!("test {} ... ", name_in_file(name));
+    for line in said.lines() {
+        let line = line.strip_prefix(&of_harness).unwrap_or(line);
+        let is_harness = ["running ", "test "].iter().any(|it| line.starts_with(it));
+        if !is_harness && !line.is_empty() && line != "ok" {
+            let _ = writeln!(stderr, "{name}: {line}");
+        }
     }
 }
 
