@@ -48,6 +48,38 @@ fn input_may_wait_for_what_was_handed_over() {
     assert!(pool.map(answer, input).unwrap().into_iter().eq(0..MANY));
 }
 
+/// Every thousandth waits until the next one is begun.
+#[mp::task]
+fn meet_the_next(n: u64) -> u64 {
+    let common = mp::worker_state::<Common>();
+    common.runs.fetch_add(1);
+    while n % 1000 == 77 && common.runs.load() < n + 2 {
+        std::thread::yield_now();
+    }
+    n
+}
+
+#[test]
+fn input_may_wait_for_items_that_wait_for_one_another() {
+    let _watchdog = watchdog(120);
+    let common = Common::new();
+    let pool = builder(&common).build().unwrap();
+    let (audit, jobs) = mp::__private::audit_of_pool(&pool);
+    // What the initializer is called with.
+    let before = (audit.process_units, jobs);
+    let input = (0..MANY).inspect(|&n| {
+        while n % 1000 == 79 && common.runs.load() < n {
+            std::thread::yield_now();
+        }
+    });
+    let results = pool.map(meet_the_next, input).unwrap();
+    assert!(results.into_iter().eq(0..MANY));
+    assert_eq!(common.runs.load(), MANY);
+    let (audit, jobs) = mp::__private::audit_of_pool(&pool);
+    assert!(audit.faults.is_empty(), "{audit:?}");
+    assert_eq!((audit.process_units, jobs), before);
+}
+
 #[test]
 fn what_was_handed_over_before_the_input_panicked_runs() {
     let _watchdog = watchdog(120);

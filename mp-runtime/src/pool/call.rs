@@ -8,13 +8,14 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::absence::{Absence, CutOff};
 use super::chunk::{MAX_BYTES, Sizer};
 use super::failure;
 use super::inner::{Inner, Stop};
 use super::job::{Early, Job, Outlook, Progress};
-use super::region::DRAINING;
 use super::retries::Retries;
 use super::stats::Tally;
 use super::terms::Terms;
@@ -30,7 +31,7 @@ use crate::spans;
 use crate::sync::raw::{Holder, Peers};
 use crate::sys;
 use crate::task::Transfer;
-use crate::task::call::{decode_result, read_record};
+use crate::task::call::decode_result;
 use crate::task::panic;
 use crate::task::registry::Entry;
 use crate::trace::{Lane, Span};
@@ -43,6 +44,9 @@ const MOST_ATTEMPTS: u8 = 4;
 
 /// Bytes of items of one call that are out at once, unless a single job has more.
 const MOST_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How long a caller sleeps while a worker is about to begin a job that could be taken apart.
+const NEAR: Duration = Duration::from_micros(200);
 
 /// In which order results are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,8 +160,9 @@ pub(super) struct Call<'p, R> {
     /// What merges the results of a job.
     merge: Option<&'static Entry>,
     span: spans::Call,
-    /// Whether it is told when a worker has nothing to do: it has had jobs that can be cut.
-    is_sharing: bool,
+    /// If it is told when a worker has nothing to do, because it has had jobs that can be cut: what the
+    /// desk needs to know of it.
+    absence: Option<Arc<Absence>>,
     /// Whether there was no room to cut a job, and no job has been over since.
     is_stuck: bool,
     /// Bytes that an item takes, as far as is known.
@@ -300,7 +305,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             is_many: true,
             merge: None,
             span,
-            is_sharing: false,
+            absence: None,
             is_stuck: false,
             bytes_each: 32,
             targets: None,
@@ -331,7 +336,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// What is to be run, as a job's items say it, the first of which is the one of that number.
-    fn name(&self, first: u64) -> Cow<'static, str> {
+    fn name(&self, first: u64) -> Cow<'_, str> {
         let merge = self.merge.map(|merge| (merge.name)());
         let span = self.span.header(self.is_many.then_some(first));
         wire::name((self.task.name)(), merge, span.as_deref())
@@ -359,6 +364,7 @@ impl<'p, R: Transfer> Call<'p, R> {
 
     /// Takes back what is out, kills the workers that are at it, and returns the error for that.
     pub(super) fn cancel(&mut self) -> TaskError {
+        self.adopt();
         let mut may_have_begun = self.delivered > 0;
         for chunk in self.chunks.drain(..) {
             may_have_begun |= match chunk.job {
@@ -386,12 +392,15 @@ impl<'p, R: Transfer> Call<'p, R> {
         let before = self.delivered;
         let mut waiting = None;
         loop {
+            // Before anything else, also after an input that has panicked.
+            self.adopt();
             if let Some(stop) = self.pool.stop() {
                 self.give_up(stop, source, sink);
                 return State::Over;
             }
             let held = held + (self.delivered - before);
             let is_blocked = self.feed(source, held, is_bounded, sink);
+            self.adopt();
             let harvested = self.harvest(sink) || self.share_out();
             if self.chunks.is_empty() && self.is_exhausted {
                 return State::Over;
@@ -453,7 +462,7 @@ impl<'p, R: Transfer> Call<'p, R> {
 
     /// Fills a job with items and puts it out.
     fn fill(&mut self, source: &mut impl Source, held: u64, is_bounded: bool) -> Filled {
-        if !source.load() {
+        if !self.pull(source) {
             return Filled::Exhausted;
         }
         // Before anything is encoded: who has jobs out goes on without, and takes their results.
@@ -500,7 +509,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         let is_isolated = self.pool.settings.is_isolated;
         let encode = || {
             while count < wish && !(count > 0 && wire::is_full(out.len())) {
-                if !source.load() {
+                if !self.pull(source) {
                     self.is_exhausted = true;
                     break;
                 }
@@ -570,6 +579,15 @@ impl<'p, R: Transfer> Call<'p, R> {
             true => Filled::Blocked,
             false => Filled::Something,
         }
+    }
+
+    /// Pulls the next item unless one is held; false if there are no more.
+    #[inline]
+    fn pull(&self, source: &mut impl Source) -> bool {
+        let absence = self.absence.as_ref().filter(|_| !source.is_held());
+        // The input may wait for what an item does that waits for another.
+        let _away = absence.map(|absence| absence.begin());
+        source.load()
     }
 
     /// Puts out a job whose entry was acquired.
@@ -642,10 +660,11 @@ impl<'p, R: Transfer> Call<'p, R> {
     /// Puts a job out with its first item, to which more are added: an input that makes the caller
     /// wait holds up no item that is there.
     fn put_out_open(&mut self, index: u32, out: &mut Buffer, began: u64) -> &'p Job {
-        if !self.is_sharing {
-            self.is_sharing = true;
+        let absence = self.absence.get_or_insert_with(|| {
             self.pool.memory.begin_sharing(self.number);
-        }
+            self.pool.begin_absences()
+        });
+        absence.add(index);
         out.fix();
         let len = out.len() as u64;
         let job = self.fill_in(index, out.block().map(|block| block.id()), len, None);
@@ -702,13 +721,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     /// The chunk of whose job most could be given to a worker that has nothing to do, if there is one.
     fn shareable(&self) -> Option<usize> {
         let memory = &self.pool.memory;
-        if !self.is_sharing || self.is_stuck {
-            return None;
-        }
-        let is_wanted = !memory.has_queued() && memory.work_bell().is_awaited();
-        // Workers of a pool that is drained take no job any more.
-        let is_draining = memory.header().flags.load(Ordering::Relaxed) & DRAINING != 0;
-        if !is_wanted || is_draining {
+        if self.absence.is_none() || self.is_stuck || !self.pool.is_share_wanted() {
             return None;
         }
         let chunks = self.chunks.iter().enumerate();
@@ -722,71 +735,21 @@ impl<'p, R: Transfer> Call<'p, R> {
     /// Makes two jobs of one; `None` if there is no room.
     #[cold]
     fn split(&mut self, at: usize) -> Option<()> {
-        let pool = self.pool;
-        let memory = &pool.memory;
-        let job = memory.job(self.chunks[at].job?);
-        // All that is needed is there before anything is taken away.
-        let begun = job.progress().claimed;
-        let count = job.count().checked_sub(begun)?;
-        let len = job.input_len.load(Ordering::Relaxed) as usize;
-        let (_, mut records) =
-            wire::read_items(memory.bytes(job.input.load(Ordering::Relaxed), len)?)?;
-        for _ in 0..begun {
-            read_record(&mut records)?;
+        let cut_off = self.pool.cut_off(self.chunks[at].job?)?;
+        // Otherwise the worker was quicker.
+        if let Some(cut_off) = cut_off {
+            if let Some(absence) = &self.absence {
+                absence.add(cut_off.index);
+            }
+            self.place(at, &cut_off);
+            self.offer(cut_off.index, cut_off.first, 0);
         }
-        let start = self.chunks[at].start + u64::from(begun);
-        let name = self.name(start);
-        let me = Owner::Process(memory.peers().me());
-        let room = wire::RECORDS + name.len() + records.len();
-        let mut out = Buffer::in_block(memory.arena().clone(), me, room).ok()?;
-        wire::begin_items(&name, &mut out).ok()?;
-        out.write(records).ok()?;
-        let len = out.len() as u64;
-        let block = out.block()?.id();
-        let index = pool.acquire_job(false)?;
-        let Some(from) = job.cut() else {
-            // The worker was quicker.
-            pool.release_job(index);
-            return Some(());
-        };
-        fault!("pool.splitting");
-        out.give_up_block();
-        let job = self.fill_in(index, Some(block), len, None);
-        job.set_count(count);
-        job.set_loose(true);
-        let chunk = Chunk::new(start, Some(index), len);
-        match self.order {
-            Order::Input => self.chunks.insert(at + 1, chunk),
-            Order::Completion => self.chunks.push_back(chunk),
-        }
-        self.offer(index, from - begun, 0);
         Some(())
     }
 
     /// Offers a job to the workers, from its item `first` on.
     fn offer(&self, index: u32, first: u32, attempt: u8) {
-        let memory = &self.pool.memory;
-        let job = memory.job(index);
-        job.first.store(first, Ordering::Relaxed);
-        job.set_early(Early::No);
-        job.offer(attempt);
-        fault!("pool.offered");
-        if let Some(worker) = Holder::from_bits(job.target.load(Ordering::Relaxed)) {
-            self.pool.post(index, worker);
-            return;
-        }
-        if self.pool.guest().is_some() {
-            memory.mark_ready(index);
-            fault!("nest.marked");
-            memory.work_bell().ring(memory.peers(), 1);
-            self.pool.summon();
-            return;
-        }
-        // Full only if thousands of jobs were withdrawn while all workers were busy.
-        while memory.push(index).is_err() && self.pool.stop().is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.pool.summon();
+        self.pool.offer(index, first, attempt);
     }
 
     /// Notes that the next item has failed before it could be put out.
@@ -834,10 +797,28 @@ impl<'p, R: Transfer> Call<'p, R> {
         }
     }
 
+    /// Whether a worker has nothing to do while another is about to begin the first of several items that
+    /// could be taken away from it then: nobody tells that it has.
+    fn is_share_near(&self) -> bool {
+        let is_near = |chunk: &Chunk<R>| {
+            chunk
+                .present()
+                .is_some_and(|index| self.pool.memory.job(index).is_about_to_begin())
+        };
+        self.absence.is_some()
+            && !self.is_stuck
+            && self.pool.is_share_wanted()
+            && self.chunks.iter().any(is_near)
+    }
+
     /// When there is something to do whatever becomes of the jobs.
     pub(super) fn due(&self) -> Deadline {
         let rests = self.chunks.iter().filter_map(|chunk| chunk.rest);
-        rests.fold(Deadline::NEVER, Deadline::earlier)
+        let due = rests.fold(Deadline::NEVER, Deadline::earlier);
+        match self.is_share_near() {
+            true => due.earlier(Deadline::after(NEAR)),
+            false => due,
+        }
     }
 
     /// Takes the results of all jobs that are over; false if there were none.
@@ -1001,6 +982,11 @@ impl<'p, R: Transfer> Call<'p, R> {
         self.running -= 1;
         self.bytes -= chunk.bytes;
         fault!("pool.harvested");
+        if job.is_loose()
+            && let Some(absence) = &self.absence
+        {
+            absence.remove(index);
+        }
         pool.release_job(index);
     }
 
@@ -1272,6 +1258,32 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 }
 
+impl<R> Call<'_, R> {
+    /// Takes over what the desk has cut off jobs while we were in the input.
+    fn adopt(&mut self) {
+        let Some(absence) = &self.absence else { return };
+        for cut_off in absence.take() {
+            let is_victim = |chunk: &Chunk<R>| chunk.job == Some(cut_off.victim);
+            match self.chunks.iter().position(is_victim) {
+                Some(at) => self.place(at, &cut_off),
+                None => unreachable!("a job is not let go of before what was cut off it is known"),
+            }
+        }
+    }
+
+    /// Keeps a chunk for what was cut off the job of the chunk `at`.
+    fn place(&mut self, at: usize, cut_off: &CutOff) {
+        let start = self.chunks[at].start + u64::from(cut_off.before);
+        let chunk = Chunk::new(start, Some(cut_off.index), cut_off.len);
+        self.running += 1;
+        self.bytes += cut_off.len;
+        match self.order {
+            Order::Input => self.chunks.insert(at + 1, chunk),
+            Order::Completion => self.chunks.push_back(chunk),
+        }
+    }
+}
+
 impl<R> Drop for Call<'_, R> {
     /// Takes back what is out: when an iterator or a `Deserialize` panics, and when results are not
     /// wanted to the end.
@@ -1279,12 +1291,14 @@ impl<R> Drop for Call<'_, R> {
         if is_forked() {
             return;
         }
+        self.adopt();
         for chunk in self.chunks.drain(..) {
             if let Some(index) = chunk.job {
                 self.pool.abandon_job(index);
             }
         }
-        if self.is_sharing {
+        if let Some(absence) = self.absence.take() {
+            self.pool.end_absences(&absence);
             self.pool.memory.end_sharing(self.number);
         }
         self.pool.leave_watched(&self.terms);

@@ -1,5 +1,6 @@
 //! What the parent does for the calls that tasks make on their own pool: one thread a pool, which
-//! sleeps until a worker rings.
+//! sleeps until a worker rings. It also takes loose jobs apart whose callers are away, see
+//! [`absence`].
 //!
 //! A ring says nothing but that something may have changed. The thread looks who waits, and has
 //! others take their places; what has a deadline, and has the timer watch it; and which jobs callers
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::absence;
 use super::failure;
 use super::inner::{Inner, lock};
 use super::job::{Claim, Phase};
@@ -60,10 +62,13 @@ fn run(pool: &Inner) {
         let look_again = pool.look_at_disowned(&mut doomed);
         // Afterwards: there may be fewer of them by now.
         pool.watch_for_tasks(pool.shortest_limit());
-        let deadline = match look_again {
+        let mut deadline = match look_again {
             true => Deadline::after(LOOK),
             false => Deadline::NEVER,
         };
+        if pool.share_out_of_absent() {
+            deadline = deadline.earlier(Deadline::after(absence::LOOK));
+        }
         memory.desk_bell().wait(memory.peers(), ticket, deadline);
     }
 }

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
+use super::absence::Absences;
 use super::desk::Desk;
 use super::driver::Driver;
 use super::events::Listener;
 use super::failure::{self, Cause, Death};
 use super::guest::{self, Guest};
-use super::job::{JOBS, Job, Outlook, Phase, Withdrawal};
+use super::job::{Early, JOBS, Job, Outlook, Phase, Withdrawal};
 use super::lookout::Lookout;
 use super::region::{CLOSED, DRAINING, Memory, STOPPED};
 use super::remote::Remote;
@@ -117,6 +118,8 @@ pub(super) struct Inner {
     pub(super) timer: Timer,
     /// Serves calls from inside of tasks.
     pub(super) desk: Desk,
+    /// Calls whose callers may be away.
+    pub(super) absences: Mutex<Absences>,
     /// The handles in the arguments of the initializer, which workers of any age need.
     pub(super) initializer_parcel: Option<BlockId>,
 }
@@ -214,6 +217,7 @@ impl Inner {
             lookout: Lookout::new(),
             timer: Timer::default(),
             desk: Desk::default(),
+            absences: Mutex::default(),
             initializer_parcel: None,
         }
     }
@@ -422,6 +426,32 @@ impl Inner {
                 entries = lock(&self.entries);
             }
         }
+    }
+
+    /// Offers a job to the workers, from its item `first` on.
+    pub(super) fn offer(&self, index: u32, first: u32, attempt: u8) {
+        let memory = &self.memory;
+        let job = memory.job(index);
+        job.first.store(first, Ordering::Relaxed);
+        job.set_early(Early::No);
+        job.offer(attempt);
+        fault!("pool.offered");
+        if let Some(worker) = Holder::from_bits(job.target.load(Ordering::Relaxed)) {
+            self.post(index, worker);
+            return;
+        }
+        if self.guest().is_some() {
+            memory.mark_ready(index);
+            fault!("nest.marked");
+            memory.work_bell().ring(memory.peers(), 1);
+            self.summon();
+            return;
+        }
+        // Full only if thousands of jobs were withdrawn while all workers were busy.
+        while memory.push(index).is_err() && self.stop().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.summon();
     }
 
     /// Gives back what a job that is over holds, but for the input that it is to be offered with

@@ -550,6 +550,12 @@ impl Job {
         self.count().checked_sub(claimed).filter(|&left| left > 0)
     }
 
+    /// Whether a worker has claimed it and begun none of several items that can be taken away again.
+    pub(super) fn is_about_to_begin(&self) -> bool {
+        let several = self.first.load(Ordering::Relaxed) + 1 < self.count();
+        self.is_loose() && several && self.phase() == Phase::Running && self.begun().is_none()
+    }
+
     /// Takes away the items that the worker that is at one of them has not begun: from the one on
     /// that it returns. `None` if there are none. The caller's alone.
     pub(super) fn cut(&self) -> Option<u32> {

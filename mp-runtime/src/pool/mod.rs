@@ -6,6 +6,7 @@
 //! - [`submit`]: calls that return at once.
 //! - [`handle`]: the handle of such a call.
 //! - [`call`]: one call as its caller's thread drives it.
+//! - [`absence`]: what the desk does for a caller that is in its input.
 //! - [`lookout`]: how a caller of one item looks for its result before it sleeps.
 //! - [`driver`]: the thread that drives the calls that nobody waits for.
 //! - [`callbacks`]: the thread on which callbacks and wakers run.
@@ -42,6 +43,7 @@
 //!
 //! The protocol is in `pool/README.md`.
 
+mod absence;
 mod attendant;
 mod builder;
 mod call;

@@ -35,11 +35,7 @@ pub(super) fn begin_items(task: &str, out: &mut Buffer) -> Result<(), Full> {
 
 /// What is to be run, as items say it: the task, what merges its results, and what `tracing` is told
 /// of the call.
-pub(super) fn name(
-    task: &'static str,
-    merge: Option<&str>,
-    span: Option<&str>,
-) -> Cow<'static, str> {
+pub(super) fn name<'a>(task: &'a str, merge: Option<&str>, span: Option<&str>) -> Cow<'a, str> {
     match (merge, span) {
         (None, None) => Cow::Borrowed(task),
         (merge, span) => {

@@ -239,6 +239,18 @@ pub(super) struct Header {
     pub(super) root: u64,
 }
 
+/// The header of a job with the items of another, but for so many at its start.
+pub(crate) fn later(header: &str, passed: u32) -> Option<String> {
+    let Header {
+        call,
+        level,
+        first,
+        root,
+    } = read_header(header)?;
+    let first = first.map_or(-1, |first| first.saturating_add(passed.into()) as i64);
+    Some(format!("{call}:{level}:{first}:{root}"))
+}
+
 /// Reads what [`Call::header`] wrote.
 pub(super) fn read_header(header: &str) -> Option<Header> {
     let mut parts = header.split(':');

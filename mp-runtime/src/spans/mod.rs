@@ -38,11 +38,12 @@ mod site;
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::off::{
-    Call, Wanted, begin_item, begin_job, end_item, install, keep, prepare, until_installed, watch,
+    Call, Wanted, begin_item, begin_job, end_item, install, keep, later, prepare, until_installed,
+    watch,
 };
 #[cfg(feature = "tracing")]
 pub(crate) use self::{
-    call::{Call, Wanted},
+    call::{Call, Wanted, later},
     collector::{keep, watch},
     forwarder::{begin_item, begin_job, end_item, install, prepare, until_installed},
 };

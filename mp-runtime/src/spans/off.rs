@@ -32,6 +32,11 @@ impl Call {
     }
 }
 
+#[inline]
+pub(crate) fn later(_header: &str, _passed: u32) -> Option<String> {
+    None
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Wanted;
 
