@@ -24,7 +24,8 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 /// Where the server is, who we are there, and what is expected of it.
 ///
 /// A text is a connection to that address: `"tls://nats.example.org"`, `"nats://127.0.0.1:4222"`;
-/// several servers of one cluster are separated by commas. `user:password@` or `token@` may stand in it.
+/// several servers of one cluster are separated by commas. `user:password@` or `token@` may stand in it,
+/// where what has a meaning in an address is written as `%40` for `@`.
 ///
 /// A connection without TLS goes to this machine only, since whoever can listen to it could read
 /// arguments and results and forge them; [`plain`](Self::plain) permits others.
@@ -271,8 +272,8 @@ impl Connection {
         self
     }
 
-    /// Keeps to a namespace: pools and workers of different ones never meet. The default is
-    /// `default`.
+    /// Keeps to a namespace: pools and workers of different ones never meet. It has at most 100
+    /// letters. The default is `default`.
     pub fn namespace(&mut self, namespace: impl Into<String>) -> &mut Self {
         self.namespace = namespace.into();
         self
@@ -410,6 +411,10 @@ impl Connection {
     /// Refuses what must not be.
     fn check(&self) -> Result<(), Error> {
         for address in self.addresses() {
+            if let Some(why) = address.objection() {
+                let text = format!("{:?} is no address of a server: {why}", address.shown());
+                return Err(error::cluster(text));
+            }
             if !matches!(address.scheme, "nats" | "tls") {
                 let text = format!(
                     "{:?} is no address of a server: it begins with nats:// or tls://",
@@ -433,25 +438,11 @@ impl Connection {
                 return Err(error::cluster(text));
             }
         }
-        let is_name = |text: &str| {
-            let is_fit = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            !text.is_empty() && text.chars().all(is_fit)
-        };
-        if !is_name(&self.namespace) {
-            let text = format!(
-                "a namespace is of letters, digits, `-` and `_`, not {:?}",
-                self.namespace
-            );
-            return Err(error::cluster(text));
+        check_name("namespace", &self.namespace)?;
+        match &self.fingerprint {
+            Some(fingerprint) => check_name("fingerprint", fingerprint),
+            None => Ok(()),
         }
-        if let Some(fingerprint) = &self.fingerprint
-            && !is_name(fingerprint)
-        {
-            let text =
-                format!("a fingerprint is of letters, digits, `-` and `_`, not {fingerprint:?}");
-            return Err(error::cluster(text));
-        }
-        Ok(())
     }
 }
 
@@ -502,19 +493,73 @@ impl<'a> Address<'a> {
         Self { scheme, user, host }
     }
 
+    /// What is wrong with it, as far as one can see.
+    fn objection(&self) -> Option<String> {
+        let host = self.host;
+        if !matches!(self.scheme, "nats" | "tls") || host.is_empty() {
+            // That is said elsewhere.
+            return None;
+        }
+        if let Some((scheme @ ("nats" | "tls"), rest)) = host.split_once(':')
+            && rest.contains(':')
+        {
+            return Some(format!(
+                "it begins with {scheme}:, and not with {scheme}://"
+            ));
+        }
+        if let Some(at) = host.find(['/', '?', '#']) {
+            return Some(format!(
+                "it ends with the port, and not with {:?}",
+                &host[at..]
+            ));
+        }
+        let (name, port) = match host.strip_prefix('[') {
+            Some(rest) => {
+                let Some((name, rest)) = rest.split_once(']') else {
+                    return Some("there is no ] behind its [".to_owned());
+                };
+                match rest.strip_prefix(':') {
+                    Some(port) => (name, Some(port)),
+                    None if rest.is_empty() => (name, None),
+                    None => return Some(format!("{rest:?} stands behind its ]")),
+                }
+            }
+            None => match host.split_once(':') {
+                Some((_, rest)) if rest.contains(':') => {
+                    return Some("an IPv6 address stands in brackets, as in [::1]:4222".to_owned());
+                }
+                Some((name, port)) => (name, Some(port)),
+                None => (host, None),
+            },
+        };
+        if name.is_empty() {
+            return Some("it has no host, as nats://127.0.0.1:4222 has".to_owned());
+        }
+        match port {
+            Some(port) => {
+                let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+                (!is_port).then(|| format!("{port:?} is no port, which is a number up to 65535"))
+            }
+            None if host.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(format!("it has no host, as nats://127.0.0.1:{host} has"))
+            }
+            None => None,
+        }
+    }
+
     fn shown(&self) -> String {
         format!("{}://{}", self.scheme, self.host)
     }
 
     fn user(&self) -> Option<(String, String)> {
         let (name, password) = self.user?.split_once(':')?;
-        Some((name.to_owned(), password.to_owned()))
+        Some((decoded(name), decoded(password)))
     }
 
     /// What stands in the place of a name and a password without a `:`.
     fn token(&self) -> Option<String> {
         let token = self.user.filter(|user| !user.contains(':'))?;
-        Some(token.to_owned())
+        Some(decoded(token))
     }
 
     /// Whether it is this machine's.
@@ -533,6 +578,47 @@ impl<'a> Address<'a> {
         let ip = host.parse::<std::net::IpAddr>();
         host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
     }
+}
+
+/// What a part of an address means: characters that stand for something else there are written as `%40`
+/// for `@`. What makes no sense as such stands for itself.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, behind)) = rest.split_first() {
+        let code = behind.get(..2).filter(|_| byte == b'%');
+        let code = code.and_then(|code| std::str::from_utf8(code).ok());
+        let code = code.filter(|code| code.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
+            Some(code) => {
+                bytes.push(code);
+                rest = &behind[2..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+/// Letters that a name may have which becomes a part of names of the server's: those end up as the names
+/// of files.
+const LONGEST_NAME: usize = 100;
+
+fn check_name(what: &str, name: &str) -> Result<(), Error> {
+    let is_fit = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || !name.chars().all(is_fit) {
+        let text = format!("a {what} is of letters, digits, `-` and `_`, not {name:?}");
+        return Err(error::cluster(text));
+    }
+    if name.len() > LONGEST_NAME {
+        let len = name.len();
+        let text = format!("a {what} has at most {LONGEST_NAME} letters, not {len}");
+        return Err(error::cluster(text));
+    }
+    Ok(())
 }
 
 fn variable(name: &str) -> Result<Option<String>, Error> {
@@ -573,6 +659,8 @@ mod tests {
             ("http://127.0.0.1", false),
             ("nats://", false),
             ("nats://127.0.0.1,", false),
+            ("nats://[::1]", true),
+            ("localhost", true),
         ] {
             assert_eq!(Connection::new(url).check().is_ok(), is_fine, "{url}");
         }
@@ -599,10 +687,64 @@ mod tests {
 
     #[test]
     fn namespace_is_a_name() {
-        for (namespace, is_fine) in [("a-1_B", true), ("", false), ("a.b", false), ("*", false)] {
+        let long = "a".repeat(101);
+        for (namespace, is_fine) in [
+            ("a-1_B", true),
+            (&long[1..], true),
+            (&long, false),
+            ("", false),
+            ("a.b", false),
+            ("*", false),
+        ] {
             let mut connection = Connection::new("nats://localhost");
             let checked = connection.namespace(namespace).check();
             assert_eq!(checked.is_ok(), is_fine, "{namespace:?}");
         }
+    }
+
+    #[test]
+    fn address_that_is_none_is_told_why() {
+        for (url, why) in [
+            ("4222", "as nats://127.0.0.1:4222 has"),
+            ("nats://:4222", "it has no host"),
+            ("nats://[]:4222", "it has no host"),
+            ("nats:127.0.0.1:4222", "not with nats://"),
+            ("tls:127.0.0.1:4222", "not with tls://"),
+            ("nats://[::1", "no ] behind its ["),
+            ("nats://[::1]4222", "behind its ]"),
+            ("nats://::1:4222", "in brackets"),
+            ("nats://127.0.0.1:4222/", "ends with the port"),
+            ("nats://127.0.0.1:4222/app", "not with \"/app\""),
+            ("nats://127.0.0.1:", "is no port"),
+            ("nats://127.0.0.1:0", "is no port"),
+            ("nats://127.0.0.1:65536", "is no port"),
+            ("nats://127.0.0.1:nats", "is no port"),
+            ("http://127.0.0.1", "begins with nats:// or tls://"),
+        ] {
+            let error = Connection::new(url).check().expect_err(url).to_string();
+            assert!(error.contains(why), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_has_a_meaning_in_an_address_is_decoded() {
+        let user = |url| {
+            let connection = Connection::new(url);
+            connection.addresses().find_map(|address| address.user())
+        };
+        for (url, password) in [
+            ("nats://me:p%40ss@127.0.0.1", "p@ss"),
+            ("nats://me:%2F%c3%A4%2c@127.0.0.1", "/ä,"),
+            ("nats://me:100%@127.0.0.1", "100%"),
+            ("nats://me:%4@127.0.0.1", "%4"),
+            ("nats://me:%+4@127.0.0.1", "%+4"),
+            ("nats://me:%ff@127.0.0.1", "%ff"),
+        ] {
+            let expected = ("me".to_owned(), password.to_owned());
+            assert_eq!(user(url), Some(expected), "{url}");
+        }
+        let connection = Connection::new("nats://to%3Aken@127.0.0.1");
+        let token = connection.addresses().find_map(|address| address.token());
+        assert_eq!(token.as_deref(), Some("to:ken"));
     }
 }

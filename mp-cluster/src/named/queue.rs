@@ -689,7 +689,14 @@ impl<T: Transfer> Queue<T> {
                     }
                 }
                 PublishErrorKind::MaxPayloadExceeded => {
-                    return Err(link.failed("put into a queue", &error));
+                    let text = format!(
+                        "a value of {} bytes is too large for a queue: the server takes {} in a \
+                         message (`max_payload`). Put what is large into files or a store that \
+                         all can read, and its name into the queue",
+                        value.len(),
+                        link.client.max_payload()
+                    );
+                    return Err(crate::error::cluster(text));
                 }
                 _ if is_full(&error) => {
                     if until.is_over() {
