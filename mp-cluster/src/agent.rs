@@ -26,6 +26,7 @@ use crate::blobs::Blobs;
 use crate::broadcast;
 use crate::build::Build;
 use crate::connection::Connection;
+use crate::data::Incoming;
 use crate::errand::{End, Errand};
 use crate::error;
 use crate::health::{Health, State};
@@ -75,6 +76,7 @@ struct Agent {
     roll_of_build: Subscriber,
     broadcasts: Subscriber,
     blobs: Blobs,
+    shared: Incoming,
     /// The messages that it is at.
     held: HashMap<(String, u64), Held>,
     /// The pools of what was broadcast and is under way, and the way to stop it.
@@ -157,9 +159,11 @@ impl Agent {
         let (finishing, over) = mpsc::unbounded_channel();
         let (hearing, heard) = mpsc::unbounded_channel();
         let (restoring, restored) = mpsc::unbounded_channel();
+        let blobs = Blobs::new(&link);
         Ok(Self {
             pulls: Pulls::new(&link, inbox),
-            blobs: Blobs::new(&link),
+            shared: Incoming::new(&blobs),
+            blobs,
             link,
             pool: Arc::new(pool),
             presence,
@@ -220,6 +224,7 @@ impl Agent {
                 _ = progress.tick() => {
                     self.say_progress().await;
                     self.ask_submitters();
+                    self.shared.tidy_up();
                 }
                 _ = tick.tick() => {
                     self.restore();
@@ -241,9 +246,26 @@ impl Agent {
                 }
             }
         }
+        self.give_back().await;
         self.pool.terminate();
         let _ = tokio::time::timeout(LAST_WORDS, self.link.client.flush()).await;
         result
+    }
+
+    /// Gives back what was asked for and still comes, or it would be leased to nobody.
+    async fn give_back(&mut self) {
+        if !self.link.is_connected() {
+            return;
+        }
+        // Whatever is to end it: nothing is begun any more.
+        self.is_draining = true;
+        let until = Instant::now() + LAST_WORDS;
+        self.pulls.end(&mut self.pulled).await;
+        while let Ok(Some(message)) =
+            tokio::time::timeout_at(until.into(), self.pulled.next()).await
+        {
+            self.take(message).await;
+        }
     }
 
     fn is_idle(&mut self) -> bool {
@@ -317,15 +339,18 @@ impl Agent {
             return;
         }
         let (stop, stopped) = watch::channel(false);
+        let is_again = deliveries(&reply) > 1;
         let reply = Some(reply);
         self.held.insert(key.clone(), Held { reply, stop });
         let finishing = self.finishing.clone();
         let errand = Errand {
             link: self.link.clone(),
             blobs: self.blobs.clone(),
+            shared: self.shared.clone(),
             pool: self.pool.clone(),
             submitter: key.0.clone(),
             id,
+            is_again,
             host: self.presence.host.clone(),
             patience: self.patience,
         };
@@ -464,10 +489,11 @@ impl Agent {
                 held.stop.send_replace(true);
             }
         }
-        if id.is_none()
-            && let Some(stop) = self.broadcasting.remove(pool)
-        {
-            stop.send_replace(true);
+        if id.is_none() {
+            self.shared.forget(pool);
+            if let Some(stop) = self.broadcasting.remove(pool) {
+                stop.send_replace(true);
+            }
         }
     }
 
@@ -552,5 +578,39 @@ impl Agent {
         }
         self.pulls.reset();
         self.is_lost = false;
+    }
+}
+
+/// How often a message was delivered, as its reply subject tells: `$JS.ACK.stream.consumer.deliveries…`,
+/// with a domain and an account before the stream on newer servers.
+fn deliveries(reply: &Subject) -> u64 {
+    let parts: Vec<_> = reply.split('.').collect();
+    let at = match parts.len() {
+        9 => 4,
+        _ => 6,
+    };
+    parts
+        .get(at)
+        .and_then(|part| part.parse().ok())
+        .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deliveries_are_told_by_the_reply_subject() {
+        for (reply, expected) in [
+            ("$JS.ACK.mp-default.build.3.17.5.1700000000.0", 3),
+            ("$JS.ACK._.ACCOUNT.mp-default.build.2.17.5.1700000000.0", 2),
+            (
+                "$JS.ACK.hub.ACCOUNT.mp-default.build.4.17.5.1700000000.0.random",
+                4,
+            ),
+            ("_INBOX.x", 1),
+        ] {
+            assert_eq!(deliveries(&Subject::from(reply)), expected, "{reply}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use mp::Error;
 use ring::digest::{SHA256, digest};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OnceCell;
 
 use crate::error;
@@ -29,6 +29,8 @@ const KEPT: usize = 64 * 1024 * 1024;
 const LARGEST: usize = 1 << 40;
 /// How long nothing may come of one that is being read.
 const STALLED: Duration = Duration::from_secs(10);
+/// Bytes that are read at once.
+const PIECE: usize = 128 * 1024;
 /// When what nobody has removed goes.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -54,6 +56,9 @@ pub(crate) struct Blob {
     len: usize,
     here: OnceCell<Bytes>,
 }
+
+/// What a message has in the store, by name; it stays there as long as this does.
+pub(crate) type Stored = Arc<Mutex<Vec<(String, Arc<Blob>)>>>;
 
 /// It could not be stored or had, and why.
 #[derive(Debug)]
@@ -92,7 +97,7 @@ impl Blobs {
 
     /// Makes room for bytes that are to be put into the store, which stay there for as long as
     /// somebody has what this returns, at least.
-    pub(crate) fn shelve(&self, name: &str, len: usize) -> Arc<Blob> {
+    fn shelve(&self, name: &str, len: usize) -> Arc<Blob> {
         let (blob, old) = lock(&self.shelf).place(name, len);
         let this = self.clone();
         if !old.is_empty() {
@@ -105,13 +110,15 @@ impl Blobs {
         blob
     }
 
-    /// Puts what was shelved into the store, unless it is there.
-    pub(crate) async fn put_once(
+    /// Puts bytes into the store, unless they are there, and keeps them there with `stored`.
+    pub(crate) async fn put_kept(
         &self,
-        blob: &Blob,
         name: &str,
         bytes: &[u8],
+        stored: &Stored,
     ) -> Result<(), Unavailable> {
+        let blob = self.shelve(name, bytes.len());
+        lock(stored).push((name.to_owned(), blob.clone()));
         let put = || async {
             self.put(name, bytes).await?;
             // That it is there is all that has to be known of it.
@@ -143,17 +150,29 @@ impl Blobs {
         let opened = store.get(&blob.name).await;
         let mut object = opened.map_err(|error| Unavailable::new(&error))?;
         let mut bytes = Vec::new();
-        loop {
-            let read = tokio::time::timeout(STALLED, object.read_buf(&mut bytes)).await;
-            let read = read.map_err(|late| Unavailable::new(&late))?;
-            if read.map_err(|error| Unavailable::new(&error))? == 0 {
-                break;
-            }
+        while read_more(&mut object, &mut bytes).await? {
             if bytes.len() > blob.len {
                 return Err(Unavailable("it is larger than it should be".to_owned()));
             }
         }
         Ok(bytes.into())
+    }
+
+    /// Gets bytes piece by piece.
+    pub(crate) async fn read(
+        &self,
+        blob: &Elsewhere,
+        mut take: impl FnMut(&[u8]) -> Result<(), Unavailable>,
+    ) -> Result<(), Unavailable> {
+        let store = self.store().await?;
+        let opened = store.get(&blob.name).await;
+        let mut object = opened.map_err(|error| Unavailable::new(&error))?;
+        let mut piece = Vec::with_capacity(PIECE);
+        while read_more(&mut object, &mut piece).await? {
+            take(&piece)?;
+            piece.clear();
+        }
+        Ok(())
     }
 
     /// Removes what is in the store by that name.
@@ -194,9 +213,19 @@ impl Blobs {
         }
     }
 
-    /// Forgets that something is in the store.
-    pub(crate) fn unshelve(&self, name: &str) {
-        lock(&self.shelf).remove(name);
+    /// Forgets that what a message refers to is in the store.
+    pub(crate) fn unshelve(&self, stored: &Stored) {
+        let mut shelf = lock(&self.shelf);
+        for (name, blob) in lock(stored).drain(..) {
+            // Not what was put there again since.
+            if shelf
+                .blobs
+                .get(&name)
+                .is_some_and(|it| Arc::ptr_eq(it, &blob))
+            {
+                shelf.remove(&name);
+            }
+        }
     }
 
     /// Forgets what is in the store: it may be another.
@@ -234,6 +263,16 @@ impl Blobs {
         };
         self.store.get_or_try_init(open).await
     }
+}
+
+/// Reads on, and whether there was more.
+async fn read_more(
+    object: &mut (impl AsyncRead + Unpin),
+    bytes: &mut Vec<u8>,
+) -> Result<bool, Unavailable> {
+    let read = tokio::time::timeout(STALLED, object.read_buf(bytes)).await;
+    let read = read.map_err(|late| Unavailable::new(&late))?;
+    Ok(read.map_err(|error| Unavailable::new(&error))? > 0)
 }
 
 impl Shelf {
@@ -277,6 +316,6 @@ impl Shelf {
     }
 }
 
-fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
-    shelf.lock().unwrap_or_else(|poison| poison.into_inner())
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
 }

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use async_nats::client::{Request, RequestErrorKind};
 use bytes::Bytes;
-use mp::__private::{Encoded, pack_outcomes, pack_refusals, submit_encoded};
+use mp::__private::{Content, Encoded, pack_outcomes, pack_refusals, submit_encoded};
 use mp::{Error, Job, Pool, TaskError};
 use tokio::sync::watch;
 
 use crate::agent::SILENCE;
 use crate::blobs::{Blobs, INLINE, Unavailable};
+use crate::data::{Incoming, Missing};
 use crate::link::Link;
-use crate::message::{self, Elsewhere, MISSING, Order, Report, Word};
+use crate::message::{self, Datum, Elsewhere, MISSING, Order, Report, Unwanted, Word};
 
 /// How long a submitter may take to take outcomes.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -25,10 +26,13 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 pub(crate) struct Errand {
     pub(crate) link: Link,
     pub(crate) blobs: Blobs,
+    pub(crate) shared: Incoming,
     pub(crate) pool: Arc<Pool>,
     /// The submitter's pool, and by which number it knows the message.
     pub(crate) submitter: String,
     pub(crate) id: u64,
+    /// Whether the message was delivered before.
+    pub(crate) is_again: bool,
     pub(crate) host: String,
     /// How long an object store may not take outcomes.
     pub(crate) patience: Duration,
@@ -48,7 +52,8 @@ pub(crate) enum End {
 
 /// What a message has become in the local pool.
 enum Work {
-    Begun(Awaited),
+    /// With the shared data that its arguments refer to.
+    Begun(Awaited, Vec<Arc<Content>>),
     /// It cannot be run: the outcomes say why.
     Refused(Vec<u8>),
 }
@@ -72,10 +77,13 @@ impl Errand {
     }
 
     async fn see_through(&self, message: &[u8]) -> End {
+        if self.is_again && self.is_given_up().await {
+            return End::Settled;
+        }
         let began = Instant::now();
         let records = match self.begin(message).await {
             Ok(Work::Refused(records)) => records,
-            Ok(Work::Begun(mut job)) => match (&mut job.0).await {
+            Ok(Work::Begun(mut job, _shared)) => match (&mut job.0).await {
                 Ok(outcomes) => pack_outcomes(outcomes, &self.host),
                 Err(error) => return End::Broken(error),
             },
@@ -83,6 +91,15 @@ impl Errand {
         };
         let elapsed = began.elapsed().as_nanos() as u64;
         self.hand_over(elapsed, &records).await
+    }
+
+    /// Tells the submitter that it begins with what may have cost other agents their lives, and whether
+    /// that is to be enough.
+    async fn is_given_up(&self) -> bool {
+        let word = message::pack(&Word::Again { id: self.id }, &[]);
+        // Without an answer it is found out later who is there.
+        let answer = self.tell(word.into()).await.unwrap_or_default();
+        serde_json::from_slice(&answer).is_ok_and(|Unwanted(ids)| ids.contains(&self.id))
     }
 
     /// Has the local pool begin with what is in a message.
@@ -95,17 +112,36 @@ impl Errand {
         if let Some(why) = self.link.names.build.objection(&order.task, signature) {
             return Ok(Work::Refused(pack_refusals(order.count, &why)));
         }
+        let fetched;
         let records = match &order.blob {
-            Some(blob) => self.fetch(blob).await.ok_or(End::Again)?.to_vec(),
-            None => records.to_vec(),
+            Some(blob) => {
+                fetched = self.fetch(blob).await.ok_or(End::Again)?;
+                &fetched[..]
+            }
+            None => records,
         };
+        let (data, records) = match order.is_sharing {
+            true => message::unpack::<Vec<Datum>>(records).unwrap_or_default(),
+            false => (Vec::new(), records),
+        };
+        let mut shared = Vec::with_capacity(data.len());
+        for datum in &data {
+            match self.fetch_shared(datum).await {
+                Ok(content) => shared.push(content),
+                Err(Missing::Unavailable) => return Err(End::Again),
+                Err(Missing::Refused(why)) => {
+                    return Ok(Work::Refused(pack_refusals(order.count, &why)));
+                }
+            }
+        }
         if order.count as usize > records.len() {
             // There are no such records: not even that can be said for each of so many.
             return Ok(Work::Refused(Vec::new()));
         }
         let limit = order.limit.map(Duration::from_nanos);
-        match submit_encoded(&self.pool, &order.task, (order.count, records), limit) {
-            Ok(job) => Ok(Work::Begun(Awaited(job))),
+        let records = (order.count, records.to_vec());
+        match submit_encoded(&self.pool, &order.task, records, &shared, limit) {
+            Ok(job) => Ok(Work::Begun(Awaited(job), shared)),
             Err(error)
                 if error.is_unknown_task()
                     || error.is_ambiguous_task()
@@ -127,10 +163,27 @@ impl Errand {
             }
             pause.take().await;
         }
-        // Its submitter puts them there again.
+        self.say_lacking().await;
+        None
+    }
+
+    /// Gets shared data that arguments refer to.
+    async fn fetch_shared(&self, datum: &Datum) -> Result<Arc<Content>, Missing> {
+        let mut pause = Pause::default();
+        for _ in 0..ATTEMPTS {
+            match self.shared.get(datum).await {
+                Err(Missing::Unavailable) => pause.take().await,
+                answer => return answer,
+            }
+        }
+        self.say_lacking().await;
+        Err(Missing::Unavailable)
+    }
+
+    /// Has the submitter put arguments into the object store again.
+    async fn say_lacking(&self) {
         let lacking = message::pack(&Word::Lacking { id: self.id }, &[]);
         let _ = self.tell(lacking.into()).await;
-        None
     }
 
     /// Hands outcomes over, as often as it takes: while the server is away, or has no leader, that

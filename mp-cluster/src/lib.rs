@@ -6,6 +6,7 @@ mod blobs;
 mod broadcast;
 mod build;
 mod connection;
+mod data;
 mod errand;
 mod error;
 mod health;

@@ -2,6 +2,7 @@
 //!
 //! `{ length of the head: 32 bits, little endian }`, the head, the bytes.
 
+use mp::__private::Make;
 use mp::WorkerStats;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// Workers that an agent may have. One that says more is not believed.
 const MOST_WORKERS: usize = 1 << 16;
 
-/// Tasks on their way to an agent; behind it the records of their arguments.
+/// Tasks on their way to an agent; behind it the records of their arguments, before which stand, as a
+/// message of its own, the [`Datum`]s that these refer to, if they do.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) task: String,
@@ -20,9 +22,24 @@ pub(crate) struct Order {
     /// What the task is to its submitter, where it may be another here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) signature: Option<String>,
+    /// Whether the arguments refer to shared data.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) is_sharing: bool,
     /// Where the records are, if they are not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) blob: Option<Elsewhere>,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// Shared data that arguments refer to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Datum {
+    /// What it is made of.
+    pub(crate) make: Make,
+    pub(crate) blob: Elsewhere,
 }
 
 /// A task that each worker of an agent is to run once; behind it the record of its arguments.
@@ -40,7 +57,7 @@ pub(crate) struct Announcement {
 }
 
 /// Bytes in the object store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Elsewhere {
     pub(crate) name: String,
     pub(crate) len: usize,
@@ -55,6 +72,8 @@ pub(crate) enum Word {
     Failed { id: u64, why: String },
     /// The arguments are not in the object store.
     Lacking { id: u64 },
+    /// It is about to begin with what another agent may have begun: the answer is [`Unwanted`].
+    Again { id: u64 },
     /// It is at these: the answer is [`Unwanted`].
     AtWork(Vec<u64>),
 }

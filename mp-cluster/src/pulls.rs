@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, Message, StatusCode};
+use async_nats::{Client, Message, StatusCode, Subscriber};
 
 use crate::link::Link;
 
@@ -24,6 +24,8 @@ pub(crate) struct Pulls {
     inbox: String,
     /// Messages that are to come.
     due: usize,
+    /// What came so far, of any kind.
+    came: u64,
     /// When the last pull was made.
     last: Instant,
     /// Whether the server has no such stream or consumer any more.
@@ -38,6 +40,7 @@ impl Pulls {
             subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             inbox,
             due: 0,
+            came: 0,
             last: Instant::now(),
             is_refused: false,
         }
@@ -68,6 +71,7 @@ impl Pulls {
 
     /// Notes what came; whether it is a message that was asked for, not the end of a pull.
     pub(crate) fn take(&mut self, message: &Message) -> bool {
+        self.came += 1;
         let Some(status) = message.status else {
             self.due = self.due.saturating_sub(1);
             return true;
@@ -87,6 +91,27 @@ impl Pulls {
             }
         }
         false
+    }
+
+    /// Has the server forget what was asked for. What it has sent until then still comes, after which
+    /// `pulled` is over.
+    ///
+    /// There is no word for that. So it is told to send no more than there may be on its way, and that
+    /// much is asked for with the wish that an answer comes at once.
+    pub(crate) async fn end(&mut self, pulled: &mut Subscriber) {
+        let due = self.due as u64;
+        if pulled.unsubscribe_after(self.came + due).await.is_err() {
+            return;
+        }
+        for _ in 0..due {
+            let (subject, inbox) = (self.subject.clone(), self.inbox.clone());
+            let request = r#"{"batch":1,"no_wait":true}"#;
+            // Whoever waits for the end does so for some time only.
+            let _ = self
+                .client
+                .publish_with_reply(subject, inbox, request.into())
+                .await;
+        }
     }
 
     /// Whether there is nobody who takes pulls, until [`reset`](Self::reset).

@@ -20,14 +20,15 @@ use async_nats::jetstream::stream::Stream;
 use async_nats::{HeaderMap, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use mp::__private::{Carrier, Shipment};
+use mp::__private::{Carrier, Content, Shipment};
 use mp::{Error, WorkerStats};
 use tokio::sync::mpsc;
 
-use crate::blobs::{Blob, Blobs, INLINE, Unavailable};
+use crate::blobs::{Blobs, INLINE, Stored, Unavailable};
 use crate::broadcast::Broadcast;
 use crate::build::Build;
 use crate::connection::Connection;
+use crate::data::Outgoing;
 use crate::error::{self, chain};
 use crate::link::{Change, LEASE, Link};
 use crate::message::{
@@ -42,6 +43,10 @@ const TICK: Duration = Duration::from_millis(250);
 const ROLL_CALL: Duration = Duration::from_secs(1);
 /// How often it looks which messages the server has.
 const CHECK: Duration = Duration::from_secs(5);
+/// Agents that may be lost while they are at the same item.
+const MOST_LOST: u32 = 3;
+/// How long nothing may be heard of a server that is there, with calls under way.
+const SILENCE: Duration = Duration::from_secs(7);
 /// How long ending a pool waits until the server knows.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -181,6 +186,8 @@ struct State {
     finding: mpsc::UnboundedSender<(Instant, HashSet<u64>)>,
     next_check: Instant,
     blobs: Blobs,
+    /// The shared data among them.
+    shared: Outgoing,
     /// Whether there may be outcomes in the object store that nobody has fetched.
     is_untidy: bool,
     /// Since when the server has taken nothing, and what it says.
@@ -190,16 +197,20 @@ struct State {
     /// Whether there is one again, and the stream is yet to be found.
     is_back: bool,
     deserted: Option<Instant>,
+    /// When anything was last heard of the server.
+    heard: Instant,
     next_roll: Instant,
 }
 
 /// A job that is out.
 struct Outstanding {
     shipment: Shipment,
-    /// Its arguments, where they are in the object store.
-    blob: Option<Arc<Blob>>,
+    /// What of its arguments is in the object store.
+    stored: Stored,
     /// Whether its outcomes are being fetched from there.
     is_fetching: bool,
+    /// Since when it is out.
+    since: Instant,
     /// When its message is to be sent again, since the server did not take it.
     again: Option<Instant>,
     /// When the server was known to have it.
@@ -208,12 +219,61 @@ struct Outstanding {
     at_work: Option<Instant>,
     /// Since when its arguments are not in the object store.
     unstored: Option<Instant>,
+    /// How often an agent was lost that may have begun with it.
+    lost: u32,
 }
 
 impl Outstanding {
     /// Whether an agent has it, and was heard of within a lease.
     fn is_at_work(&self, now: Instant) -> bool {
         self.at_work.is_some_and(|said| now - said < LEASE)
+    }
+}
+
+/// What a message is to hold.
+enum Payload {
+    Ready(Vec<u8>),
+    /// Some of it goes to the object store first.
+    Due(Box<Due>),
+}
+
+/// Arguments on their way to the object store.
+struct Due {
+    order: Order,
+    items: Vec<u8>,
+    shared: Vec<Content>,
+    pool: String,
+    blobs: Blobs,
+    outgoing: Outgoing,
+    stored: Stored,
+    /// What was stored for the same message before, which may be the same.
+    before: Stored,
+}
+
+impl Due {
+    /// Stores what is to be stored, and returns the message.
+    async fn store(self) -> Result<Vec<u8>, Unavailable> {
+        let Self {
+            mut order, items, ..
+        } = self;
+        let items = match order.is_sharing {
+            true => {
+                let data = self.outgoing.publish(self.shared, &self.stored).await?;
+                message::pack(&data, &items)
+            }
+            false => items,
+        };
+        let payload = match items.len() <= INLINE {
+            true => message::pack(&order, &items),
+            false => {
+                let (name, len) = (Blobs::name_of(&self.pool, &items), items.len());
+                self.blobs.put_kept(&name, &items, &self.stored).await?;
+                order.blob = Some(Elsewhere { name, len });
+                message::pack(&order, &[])
+            }
+        };
+        drop(self.before);
+        Ok(payload)
     }
 }
 
@@ -263,8 +323,10 @@ impl State {
         let (sending, sent) = mpsc::unbounded_channel();
         let (fetching, fetched) = mpsc::unbounded_channel();
         let (finding, found) = mpsc::unbounded_channel();
+        let blobs = Blobs::new(&link);
         let mut state = Self {
-            blobs: Blobs::new(&link),
+            shared: Outgoing::new(&pool, &blobs),
+            blobs,
             link,
             stream,
             pool,
@@ -288,6 +350,7 @@ impl State {
             disconnected: None,
             is_back: false,
             deserted: None,
+            heard: Instant::now(),
             next_roll: Instant::now(),
         };
         state.await_workers(connection).await?;
@@ -412,12 +475,14 @@ impl State {
         let id = shipment.id();
         let out = Outstanding {
             shipment,
-            blob: None,
+            stored: Stored::default(),
             is_fetching: false,
+            since: Instant::now(),
             again: None,
             taken: None,
             at_work: None,
             unstored: None,
+            lost: 0,
         };
         self.out.insert(id, out);
         self.send(id);
@@ -434,26 +499,36 @@ impl State {
         };
         out.taken = None;
         out.again = None;
+        let shared = match out.shipment.shared() {
+            Ok(shared) => shared,
+            Err(error) => return self.note_sent(id, Sent::Refused(error.to_string())),
+        };
         let (count, items) = out.shipment.items();
-        let mut order = Order {
+        let order = Order {
             task: out.shipment.task().to_owned(),
             count,
             limit: out.shipment.limit().map(|limit| limit.as_nanos() as u64),
             signature: self.link.names.build.signature(out.shipment.task()),
+            is_sharing: !shared.is_empty(),
             blob: None,
         };
-        let mut large = None;
-        let payload = if items.len() <= INLINE {
-            message::pack(&order, items)
-        } else {
-            let (name, len) = (Blobs::name_of(&self.pool, items), items.len());
-            let blob = self.blobs.shelve(&name, len);
-            large = Some((blob.clone(), name.clone(), items.to_vec()));
-            order.blob = Some(Elsewhere { name, len });
-            out.blob = Some(blob);
-            message::pack(&order, &[])
+        let payload = match shared.is_empty() && items.len() <= INLINE {
+            true => Payload::Ready(message::pack(&order, items)),
+            false => {
+                // What was stored for it before is kept until then.
+                let before = std::mem::take(&mut out.stored);
+                Payload::Due(Box::new(Due {
+                    order,
+                    items: items.to_vec(),
+                    shared,
+                    pool: self.pool.clone(),
+                    blobs: self.blobs.clone(),
+                    outgoing: self.shared.clone(),
+                    stored: out.stored.clone(),
+                    before,
+                }))
+            }
         };
-        let blobs = self.blobs.clone();
         let mut headers = HeaderMap::new();
         // There is one message with that subject, or none.
         headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
@@ -461,12 +536,16 @@ impl State {
         let context = self.link.context.clone();
         let sending = self.sending.clone();
         tokio::spawn(async move {
-            if let Some((blob, name, bytes)) = large
-                && let Err(Unavailable(why)) = blobs.put_once(&blob, &name, &bytes).await
-            {
-                let _ = sending.send((id, Sent::NotStored(why)));
-                return;
-            }
+            let payload = match payload {
+                Payload::Ready(payload) => payload,
+                Payload::Due(due) => match due.store().await {
+                    Ok(payload) => payload,
+                    Err(Unavailable(why)) => {
+                        let _ = sending.send((id, Sent::NotStored(why)));
+                        return;
+                    }
+                },
+            };
             let sent = match context
                 .publish_with_headers(subject, headers, payload.into())
                 .await
@@ -495,6 +574,9 @@ impl State {
     }
 
     fn note_sent(&mut self, id: u64, sent: Sent) {
+        if !matches!(sent, Sent::Unsure | Sent::NotStored(_)) {
+            self.heard = Instant::now();
+        }
         match sent {
             Sent::Taken => {
                 self.full = None;
@@ -545,10 +627,12 @@ impl State {
         if since.elapsed() < self.patience {
             self.send_later(id);
         } else if let Some(out) = self.out.remove(&id) {
+            let shared = out.shipment.shared().unwrap_or_default();
+            let shared: usize = shared.iter().map(|it| it.bytes().len()).sum();
             let text = format!(
                 "its arguments take {} bytes, and the server's object store does not take them: \
                  {why}",
-                out.shipment.items().1.len()
+                out.shipment.items().1.len() + shared
             );
             out.shipment.refuse(&text);
             self.take_back(id);
@@ -644,12 +728,20 @@ impl State {
             }
             Word::Lacking { id } => {
                 if let Some(out) = self.out.get_mut(&id)
-                    && out.blob.take().is_some()
+                    && out.again.is_none()
                 {
-                    let (_, items) = out.shipment.items();
-                    self.blobs.unshelve(&Blobs::name_of(&self.pool, items));
+                    // It was not begun.
+                    out.lost = out.lost.saturating_sub(1);
+                    self.blobs.unshelve(&out.stored);
                     self.note_unstored(id, "what was put there is not there");
                 }
+            }
+            Word::Again { id } => {
+                let unwanted = match self.note_lost(id) {
+                    true => Vec::new(),
+                    false => vec![id],
+                };
+                answer = message::pack_head(&Unwanted(unwanted));
             }
             Word::AtWork(ids) => {
                 let now = Instant::now();
@@ -665,6 +757,27 @@ impl State {
         }
         // Also of outcomes that were taken before: the agent did not hear of it.
         self.answer(reply, answer.into()).await;
+    }
+
+    /// An agent has what another one did not bring to an end; whether it is to begin with it.
+    fn note_lost(&mut self, id: u64) -> bool {
+        let Some(out) = self.out.get_mut(&id) else {
+            return false;
+        };
+        out.lost += 1;
+        let (count, _) = out.shipment.items();
+        // Of several items one may be to blame: they are tried by themselves.
+        let most = if count > 1 { 1 } else { MOST_LOST };
+        if out.lost >= most
+            && let Some(out) = self.out.remove(&id)
+        {
+            let why = format!(
+                "{most} agents, one after the other, ended or were cut off while they were at it"
+            );
+            out.shipment.crash(&why);
+            return false;
+        }
+        true
     }
 
     fn finish(&mut self, report: &Report, records: &[u8]) {
@@ -732,6 +845,7 @@ impl State {
 
     /// Takes an answer to the roll call; whether it is that nobody is there.
     fn take_answer(&mut self, answer: &Message) -> bool {
+        self.heard = Instant::now();
         let is_nobody = answer.status == Some(StatusCode::NO_RESPONDERS);
         if is_nobody {
             self.roll.clear();
@@ -823,6 +937,7 @@ impl State {
     /// Sends again what the server has lost, or has dropped since we were not there.
     fn note_found(&mut self, asked: Instant, found: &HashSet<u64>) {
         let now = Instant::now();
+        self.heard = now;
         let is_lost = |(id, out): &(&u64, &Outstanding)| {
             // What an agent has handed over is taken from `out` before its message goes.
             out.taken.is_some_and(|taken| taken < asked)
@@ -868,18 +983,23 @@ impl State {
         }
         if let Some(said) = self.link.objection() {
             // Whatever it was about is never answered.
-            self.give_up(&format!("the server does not permit it: {said}"));
+            self.give_up(
+                Duration::ZERO,
+                &format!("the server does not permit it: {said}"),
+            );
         }
         let patience = self.patience;
         let is_over = |since: Option<Instant>| since.is_some_and(|since| now - since >= patience);
         if is_over(self.disconnected) {
-            self.give_up(&format!(
-                "there has been no connection to the server for {patience:?}"
-            ));
+            let why = format!("there has been no connection to the server for {patience:?}");
+            self.give_up(patience, &why);
         } else if self.disconnected.is_none() && is_over(self.deserted) {
-            self.give_up(&format!(
-                "there has been no worker of this build for {patience:?}"
-            ));
+            // Of a connection that is cut one learns late.
+            let whom = match now - self.heard < SILENCE {
+                true => "there has been no worker of this build",
+                false => "nothing has been heard of the server, nor of any worker,",
+            };
+            self.give_up(patience, &format!("{whom} for {patience:?}"));
         }
     }
 
@@ -891,10 +1011,11 @@ impl State {
         }
     }
 
-    /// Fails all that is out.
-    fn give_up(&mut self, why: &str) {
-        self.is_untidy |= !self.out.is_empty();
-        let out: Vec<_> = self.out.drain().collect();
+    /// Fails what has been out for so long: what was called just now is waited for as well.
+    fn give_up(&mut self, patience: Duration, why: &str) {
+        let old = |out: &Outstanding| out.since.elapsed() >= patience;
+        let out: Vec<_> = self.out.extract_if(|_, out| old(out)).collect();
+        self.is_untidy |= !out.is_empty();
         for (id, Outstanding { shipment, .. }) in out {
             shipment.lose(why);
             self.take_back(id);

@@ -6,11 +6,12 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
+use async_nats::jetstream::stream;
 use data_encoding::BASE64URL_NOPAD;
 use mp::{Connect, Connection, Pool};
 use mp_cluster as mp;
 use nkeys::KeyPair;
-use support::{Agent, Server, free_port, square};
+use support::{Agent, Marks, Server, eventually, free_port, length, square, wait_for, watchdog};
 
 #[mp::task]
 fn forever() {
@@ -360,4 +361,115 @@ fn server_that_leaves_for_good() {
         "{error}"
     );
     drop(pool);
+}
+
+#[test]
+fn addresses_that_are_none() {
+    for (url, why) in [
+        ("4222", "it has no host, as nats://127.0.0.1:4222 has"),
+        ("nats:127.0.0.1:4222", "not with nats://"),
+        ("nats://[::1", "there is no ]"),
+        ("nats://127.0.0.1:4222/app", "it ends with the port"),
+    ] {
+        let error = refusal(url);
+        assert!(error.is_cluster(), "{error}");
+        assert!(error.to_string().contains(why), "{url}: {error}");
+    }
+    let mut connection = Connection::new("nats://127.0.0.1:4222");
+    let error = refusal(connection.namespace("n".repeat(300)));
+    assert!(error.to_string().contains("at most 100"), "{error}");
+}
+
+#[test]
+fn password_with_what_has_a_meaning_in_an_address() {
+    let configuration = r#"
+        jetstream { store_dir: $STORE }
+        authorization { user: "app", password: "p@ss/wörd" }
+    "#;
+    let Some(server) = Server::configured(configuration) else {
+        return;
+    };
+    let url = server.url();
+    let url = url.replace("nats://", "nats://app:p%40ss%2Fw%C3%B6rd@");
+    let _agent = Agent::start(&url, 1);
+    let mut connection = Connection::new(url);
+    connection.wait_for_workers(1, Duration::from_secs(60));
+    let pool = Pool::builder().connect(connection).unwrap();
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+}
+
+/// A server with room for three tasks, and a pool with one worker.
+fn full(patience: Duration) -> Option<(Server, Agent, Pool, Marks)> {
+    let server = Server::start()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let context = async_nats::jetstream::new(client);
+        // As an administrator may have made it.
+        let config = stream::Config {
+            name: "mp-default".to_owned(),
+            subjects: vec!["mp.default.t.>".to_owned()],
+            retention: stream::RetentionPolicy::WorkQueue,
+            discard: stream::DiscardPolicy::New,
+            storage: stream::StorageType::Memory,
+            max_messages: 3,
+            ..stream::Config::default()
+        };
+        context.create_stream(config).await.unwrap();
+    });
+    let agent = server.agent(1);
+    let mut connection = server.connection();
+    connection.patience(patience);
+    let pool = Pool::builder().chunk_size(1).connect(connection).unwrap();
+    Some((server, agent, pool, Marks::new()))
+}
+
+#[test]
+fn server_that_is_full_is_waited_for() {
+    let _watchdog = watchdog(120);
+    let Some((server, _agent, pool, marks)) = full(Duration::from_secs(600)) else {
+        return;
+    };
+    let busy = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    let lengths = pool
+        .map_async(length, (0..8).map(|len| vec![0; len]))
+        .unwrap();
+    eventually("it is full", || server.tasks() == 3);
+    assert!(!lengths.is_done());
+    marks.go();
+    assert_eq!(busy.wait().unwrap(), 0);
+    assert_eq!(lengths.wait().unwrap(), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn server_that_stays_full_is_not_waited_for_in_vain() {
+    let _watchdog = watchdog(120);
+    let Some((_server, _agent, pool, marks)) = full(Duration::from_secs(1)) else {
+        return;
+    };
+    let busy = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    let jobs: Vec<_> = (0..8)
+        .map(|_| pool.submit(length, (vec![0; 7],)).unwrap())
+        .collect();
+    let count = |jobs: &[mp::Job<usize>]| jobs.iter().filter(|job| job.is_done()).count();
+    eventually("what has no room fails", || count(&jobs) == 6);
+    marks.go();
+    assert_eq!(busy.wait().unwrap(), 0);
+    let mut refused = 0;
+    for job in jobs {
+        match job.wait() {
+            Ok(len) => assert_eq!(len, 7),
+            Err(error) => {
+                assert!(error.task().unwrap().is_not_started(), "{error}");
+                assert!(error.to_string().contains("takes no more tasks"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 6);
 }

@@ -7,12 +7,17 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::time::Duration;
 
+use async_nats::jetstream::AckKind;
+use async_nats::jetstream::consumer::PullConsumer;
+use futures_util::{StreamExt, TryStreamExt};
 use mp::Connect;
 use mp_cluster as mp;
-use support::{Marks, Replicas, Server, all_marked, eventually, mark_and_wait, square, wait_for};
+use support::{
+    Marks, Replicas, Server, all_marked, eventually, mark_and_wait, square, wait_for, watchdog,
+};
 
 fn kill(pid: i32) {
-    // SAFETY: a system call; the process is a worker of this test's.
+    // SAFETY: a system call; the process is a worker or agent of this test's.
     assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
 }
 
@@ -107,6 +112,101 @@ fn agent_that_is_asked_to_end_finishes_what_it_is_at() {
     let _next = server.agent(1);
     assert_eq!(queued.wait().unwrap(), 1);
     assert_eq!(marks.begun(0).len(), 1, "it was run once");
+}
+
+/// Messages with tasks that an agent would be given now.
+fn given_now(server: &Server) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let context = async_nats::jetstream::new(client.clone());
+        let stream = context.get_stream("mp-default").await.unwrap();
+        let name = stream.consumer_names().next().await.unwrap().unwrap();
+        let consumer: PullConsumer = stream.get_consumer(&name).await.unwrap();
+        let fetched = consumer.fetch().max_messages(10_000).messages().await;
+        let messages: Vec<_> = fetched.unwrap().try_collect().await.unwrap();
+        for message in &messages {
+            message.ack_with(AckKind::Nak(None)).await.unwrap();
+        }
+        client.flush().await.unwrap();
+        messages.len()
+    })
+}
+
+#[test]
+fn agent_that_ends_gives_back_what_it_was_sent_meanwhile() {
+    let _watchdog = watchdog(240);
+    for _ in 0..8 {
+        let Some(server) = Server::start() else {
+            return;
+        };
+        let agent = server.agent(2);
+        let pool = server.pool(2);
+        agent.signal(libc::SIGTERM);
+        // The server is given more and more, whatever the agent is at.
+        let submit = |x| (x, pool.submit(square, (x,)).unwrap());
+        let jobs: Vec<_> = (0..300).map(submit).collect();
+        assert_eq!(agent.join(), Some(0));
+        let left = || jobs.iter().filter(|(_, job)| !job.is_done()).count();
+        eventually("the server has them", || server.tasks() as usize == left());
+        assert_eq!(given_now(&server), left(), "none waits for a lease to end");
+        let _next = server.agent(2);
+        for (x, job) in jobs {
+            assert_eq!(job.wait().unwrap(), x * x);
+        }
+    }
+}
+
+/// Does it, if it comes to the number 5.
+#[mp::task]
+fn kill_agent(x: u64) -> u64 {
+    if x == 5 {
+        // The agent.
+        kill(std::os::unix::process::parent_id() as i32);
+        loop {
+            std::thread::park();
+        }
+    }
+    x
+}
+
+#[test]
+fn task_that_kills_its_agents_is_given_up() {
+    let _watchdog = watchdog(240);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut agents: Vec<_> = (0..5).map(|_| server.agent(1)).collect();
+    let mut connection = server.connection();
+    connection.wait_for_workers(5, Duration::from_secs(60));
+    let pool = mp::Pool::builder()
+        .chunk_size(10)
+        .connect(connection)
+        .unwrap();
+    let outcomes = pool.try_map(kill_agent, 0..10).unwrap();
+    for (x, outcome) in (0..).zip(outcomes) {
+        match outcome {
+            Ok(result) => assert_eq!((result, x == 5), (x, false)),
+            Err(error) => {
+                assert_eq!(
+                    (error.index(), error.is_crash()),
+                    (Some(5), true),
+                    "{error}"
+                );
+                assert!(error.to_string().contains("3 agents"), "{error}");
+                assert_eq!(x, 5);
+            }
+        }
+    }
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9, "somebody is left");
+    let lost = agents
+        .iter_mut()
+        .filter_map(support::Agent::has_ended)
+        .count();
+    assert_eq!(lost, 4, "one for all items, three for the one alone");
 }
 
 #[test]

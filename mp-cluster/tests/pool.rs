@@ -233,11 +233,13 @@ fn local_handle_is_refused_before_anything_is_sent() {
     };
     let _agent = server.agent(1);
     let pool = server.pool(1);
+    let before = server.last_message();
     let error = pool.apply(take, (Queue::new().unwrap(),)).unwrap_err();
     let task = error.task().unwrap();
     assert!(task.is_not_encoded(), "{error}");
     assert!(!task.may_have_started());
-    assert!(error.to_string().contains("another program"), "{error}");
+    assert!(error.to_string().contains("`Queue::named`"), "{error}");
+    assert_eq!(server.last_message(), before);
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub use crate::task::registry::{
 };
 pub use crate::task::{Returned, Transfer};
 
+pub use crate::memory::{Arrival, Content, Make};
+
 pub use crate::pool::encoded::{
     broadcast_encoded, pack_lost, pack_outcomes, pack_refusals, submit_encoded,
 };

@@ -386,6 +386,11 @@ impl Agent {
         assert_eq!(sent, 0);
     }
 
+    /// Whether it has, and how.
+    pub(crate) fn has_ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.0.try_wait().expect("it is ours")
+    }
+
     /// Waits until it has ended by itself, and returns its exit code.
     pub(crate) fn join(mut self) -> Option<i32> {
         let process = &mut self.0;

@@ -55,6 +55,8 @@ pub(crate) enum TaskFailure {
     NotDecoded(Refusal),
     /// It returned an error where nobody takes its result, as an initializer.
     Failed { error: String },
+    /// Whatever machine ran it ended, or was cut off.
+    MachinesLost { why: String },
 }
 
 /// A panic, as data.
@@ -87,12 +89,21 @@ impl TaskError {
     }
 
     /// Whether the task's process ended under it: by a signal, or because something called
-    /// [`exit`](std::process::exit).
+    /// [`exit`](std::process::exit). On other machines also if those that ran it were lost, one after
+    /// the other.
     pub fn is_crash(&self) -> bool {
         matches!(
             self.0.failure,
-            TaskFailure::Exit { .. } | TaskFailure::Signal { .. } | TaskFailure::UnknownStatus
+            TaskFailure::Exit { .. }
+                | TaskFailure::Signal { .. }
+                | TaskFailure::UnknownStatus
+                | TaskFailure::MachinesLost { .. }
         )
+    }
+
+    /// Whether one machine after the other was lost that ran it.
+    pub(crate) fn is_of_machines(&self) -> bool {
+        matches!(self.0.failure, TaskFailure::MachinesLost { .. })
     }
 
     /// Whether the task was stopped because its time was over.
@@ -135,7 +146,9 @@ impl TaskError {
     pub fn message(&self) -> Option<&str> {
         match &self.0.failure {
             TaskFailure::Panic(panic) => Some(&panic.message),
-            TaskFailure::NotStarted { why } | TaskFailure::Lost { why } => Some(why),
+            TaskFailure::NotStarted { why }
+            | TaskFailure::Lost { why }
+            | TaskFailure::MachinesLost { why } => Some(why),
             TaskFailure::NotEncoded(refusal) | TaskFailure::NotDecoded(refusal) => {
                 Some(&refusal.why)
             }
@@ -409,6 +422,7 @@ impl TaskError {
             }
             TaskFailure::Cancelled => f.write_str(" was cancelled")?,
             TaskFailure::Lost { why } => write!(f, " was lost: {why}")?,
+            TaskFailure::MachinesLost { why } => write!(f, " crashed: {why}")?,
             TaskFailure::Failed { error } => write!(f, " failed: {error}")?,
             TaskFailure::NotEncoded(Refusal { what, why, .. }) => {
                 write!(f, ": its {what} can't be sent: {why}")?;

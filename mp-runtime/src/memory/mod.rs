@@ -5,6 +5,7 @@
 //! - [`atomic`]: integer values without the lock.
 //! - [`shared`]: written once, then read by everybody where it lies.
 //! - [`locked`]: plain values and the lock that protects them.
+//! - [`content`]: such data on its way to another machine.
 //! - [`object`]: what all of them are in the object table.
 
 /// Values turn into shared ones, which takes shared memory and so may fail.
@@ -42,6 +43,7 @@ use from_values;
 
 mod array;
 mod atomic;
+mod content;
 mod locked;
 mod object;
 mod shared;
@@ -49,5 +51,7 @@ mod value;
 
 pub use self::array::{Array, LengthMismatch};
 pub use self::atomic::Integer;
+#[doc(hidden)]
+pub use self::content::{Arrival, Content, Make};
 pub use self::shared::{Bytes, Shared};
 pub use self::value::Value;

@@ -32,7 +32,9 @@ shared! {
         len: AtomicU64,
         /// What type they are, see [`tag`]. Stored last: the object is complete.
         tag: AtomicU64,
-        _pad: [AtomicU64; 3],
+        /// Bytes of each.
+        size: AtomicU64,
+        _pad: [AtomicU64; 2],
         inline: [AtomicU64; INLINE / 8],
     }
 }
@@ -42,7 +44,7 @@ const _: () = assert!(std::mem::offset_of!(State, lock) == 0);
 const _: () = assert!(std::mem::offset_of!(State, inline) % 64 == 0);
 
 /// Tells a type from any other of the program, as far as 64 bits can; never zero.
-fn tag<T>() -> u64 {
+pub(super) fn tag<T>() -> u64 {
     let mut hasher = DefaultHasher::new();
     type_name::<T>().hash(&mut hasher);
     size_of::<T>().hash(&mut hasher);
@@ -68,9 +70,20 @@ pub(super) fn create<T>(
             "alignment beyond 64 bytes is not supported"
         )
     };
+    let bytes = len.checked_mul(size_of::<T>()).ok_or_else(too_large)?;
+    let (handle, state) = allocate(kind, bytes)?;
+    state.len.store(len as u64, Ordering::Relaxed);
+    let cells = cells(state, len)?;
+    fill(cells)?;
+    fault!("memory.filled");
+    complete(state, tag::<T>(), size_of::<T>());
+    Ok((handle, cells))
+}
+
+/// Makes an object with room for so many bytes.
+fn allocate(kind: Kind, bytes: usize) -> Result<(Arc<Handle>, &'static State), Error> {
     let handle = Handle::create(kind)?;
     let state: &State = handle.state(kind).ok_or_else(transfer::gone)?;
-    let bytes = len.checked_mul(size_of::<T>()).ok_or_else(too_large)?;
     if bytes > INLINE {
         let arena = &program()?.arena;
         let block = arena
@@ -79,20 +92,57 @@ pub(super) fn create<T>(
         fault!("memory.allocated");
         state.block.store(block.id().bits(), Ordering::Relaxed);
     }
-    state.len.store(len as u64, Ordering::Relaxed);
-    let cells = cells(state)?;
-    fill(cells)?;
-    fault!("memory.filled");
+    Ok((handle, state))
+}
+
+fn complete(state: &State, tag: u64, size: usize) {
+    state.size.store(size as u64, Ordering::Relaxed);
     // Release: pairs with the Acquire in `open`.
-    state.tag.store(tag::<T>(), Ordering::Release);
+    state.tag.store(tag, Ordering::Release);
+}
+
+/// Makes an object with room for so many bytes, of whatever type, which hold what was there before. It
+/// is not complete before [`complete_bytes`].
+pub(super) fn create_bytes(kind: Kind, bytes: usize) -> Result<(Arc<Handle>, Cells<u8>), Error> {
+    let (handle, state) = allocate(kind, bytes)?;
+    let cells = cells(state, bytes)?;
     Ok((handle, cells))
+}
+
+/// Has an object hold values of the type that has that tag, each of `size` bytes, of which there are
+/// `len`.
+pub(super) fn complete_bytes(
+    handle: &Handle,
+    kind: Kind,
+    (tag, size): (u64, usize),
+    len: usize,
+) -> Result<(), Error> {
+    let state: &State = handle.state(kind).ok_or_else(transfer::gone)?;
+    state.len.store(len as u64, Ordering::Relaxed);
+    complete(state, tag, size);
+    Ok(())
+}
+
+/// The values of an object as the bytes that they are, with the tag of their type and the size of each.
+pub(super) fn open_bytes(handle: &Handle, kind: Kind) -> Result<(Cells<u8>, (u64, usize)), Error> {
+    let state: &State = handle.state(kind).ok_or_else(transfer::gone)?;
+    // Acquire: pairs with the Release in `complete`; the values are there.
+    let tag = state.tag.load(Ordering::Acquire);
+    let size = state.size.load(Ordering::Relaxed) as usize;
+    let bytes = (state.len.load(Ordering::Relaxed) as usize).checked_mul(size);
+    match bytes {
+        Some(bytes) if tag != 0 => Ok((cells(state, bytes)?, (tag, size))),
+        _ => Err(transfer::gone()),
+    }
 }
 
 /// The values of an object that a handle names.
 pub(super) fn open<T>(handle: &Handle, kind: Kind) -> Result<Cells<T>, Error> {
     let state: &State = handle.state(kind).ok_or_else(transfer::gone)?;
-    // Acquire: pairs with the Release in `create`; the values are there.
-    if state.tag.load(Ordering::Acquire) != tag::<T>() {
+    // Acquire: pairs with the Release in `complete`; the values are there.
+    let is_it = state.tag.load(Ordering::Acquire) == tag::<T>()
+        && state.size.load(Ordering::Relaxed) == size_of::<T>() as u64;
+    if !is_it {
         return Err(Error::new(
             ErrorKind::NotDecoded,
             format!(
@@ -101,7 +151,7 @@ pub(super) fn open<T>(handle: &Handle, kind: Kind) -> Result<Cells<T>, Error> {
             ),
         ));
     }
-    cells(state)
+    cells(state, state.len.load(Ordering::Relaxed) as usize)
 }
 
 /// The lock of such an object, for who makes a [`Lock`](crate::Lock) of it.
@@ -110,14 +160,13 @@ pub(super) fn lock_of(handle: &Handle) -> Result<&'static MarkedLock, Error> {
     Ok(&state.lock)
 }
 
-fn cells<T>(state: &'static State) -> Result<Cells<T>, Error> {
+fn cells<T>(state: &'static State, len: usize) -> Result<Cells<T>, Error> {
     let program = program()?;
     let region = program.region();
     let at = match BlockId::from_bits(state.block.load(Ordering::Relaxed)) {
         Some(block) => program.arena.find(block).map(|block| block.offset()),
         None => region.offset_of(&state.inline),
     };
-    let len = state.len.load(Ordering::Relaxed) as usize;
     at.and_then(|at| Cells::new(region, at, len))
         .ok_or_else(transfer::gone)
 }

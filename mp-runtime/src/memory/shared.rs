@@ -81,7 +81,7 @@ pub trait Data: sealed::Data {}
 impl<T: Pod> Data for [T] {}
 impl Data for str {}
 
-mod sealed {
+pub(super) mod sealed {
     pub trait Data {
         type Item: bytemuck::Pod;
         /// The items of a [`super::Shared`] as what they are.
@@ -179,8 +179,13 @@ impl<T: Data + ?Sized> Shared<T> {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
+    }
+
     /// The object of a handle, or a part of it.
-    fn open(handle: Arc<Handle>, start: u64, len: u64) -> Result<Self, Error> {
+    pub(super) fn open(handle: Arc<Handle>, start: u64, len: u64) -> Result<Self, Error> {
         let cells = object::open(&handle, Kind::Shared)?;
         let all = Self {
             handle,

@@ -507,6 +507,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         let mut is_blocked = false;
         let mut good = out.len();
         let is_isolated = self.pool.settings.is_isolated;
+        let is_remote = self.pool.carrier().is_some();
         let encode = || {
             while count < wish && !(count > 0 && wire::is_full(out.len())) {
                 if !self.pull(source) {
@@ -550,9 +551,10 @@ impl<'p, R: Transfer> Call<'p, R> {
             }
         };
         let encode = || catch_unwind(AssertUnwindSafe(encode));
-        let (encoded, sent) = match is_isolated {
-            true => (transfer::abroad(encode), Sent::default()),
-            false => transfer::sending(encode),
+        let (encoded, sent) = match (is_remote, is_isolated) {
+            (true, _) => transfer::exporting(encode),
+            (false, true) => (transfer::abroad(encode), Sent::default()),
+            (false, false) => transfer::sending(encode),
         };
         // What was pulled before a panic goes out all the same: each item has its outcome.
         out.truncate(good);
@@ -997,6 +999,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         let attempts = attempts + error.attempts();
         let error = error.with_attempts(attempts);
         let due = match self.pool.stop() {
+            None if self.is_suspect(at, &error) => Some(Deadline::after(Duration::ZERO)),
             None => self.terms.retry(&error, retries),
             Some(_) => None,
         };
@@ -1008,6 +1011,15 @@ impl<'p, R: Transfer> Call<'p, R> {
             due,
         });
         None
+    }
+
+    /// Whether it was any of several items that cost a machine: then each is run by itself.
+    fn is_suspect(&self, at: usize, error: &TaskError) -> bool {
+        let chunk = &self.chunks[at];
+        let count = |index| self.pool.memory.job(index).count();
+        error.is_of_machines()
+            && chunk.retried.is_none()
+            && chunk.job.is_some_and(|job| count(job) > 1)
     }
 
     /// Offers the next item of a chunk that is to be run again, or has the chunk rest until it is

@@ -2,6 +2,7 @@
 //! results as bytes.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::call::Source;
@@ -10,13 +11,15 @@ use super::retries::Retries;
 use super::submit::{Outcomes, Reach};
 use super::{Pool, Tuned};
 use crate::error::{Error, ErrorKind, TaskError, TaskFailure};
+use crate::memory::Content;
 use crate::shm::buffer::{Buffer, Full};
 use crate::task::call::{self, Encoded, Record, Tag, read_record};
 use crate::task::registry;
 use crate::wire::codec::EncodeError;
+use crate::wire::transfer::{self, Handle};
 
 /// Calls the task of that name with each of `count` arguments, which lie in `records` one behind the
-/// other, once each, and returns at once.
+/// other, once each, and returns at once. They refer to `shared` data by its places.
 ///
 /// # Errors
 ///
@@ -25,10 +28,12 @@ pub fn submit_encoded(
     pool: &Pool,
     task: &str,
     (count, records): (u32, Vec<u8>),
+    shared: &[Arc<Content>],
     limit: Option<Duration>,
 ) -> Result<Job<Outcomes<Encoded>>, Error> {
     let task = registry::by_name(task)?;
-    let source = Records::new(count, records)?;
+    let mut source = Records::new(count, records)?;
+    source.shared = shared.iter().map(|it| it.handle().clone()).collect();
     tuned(pool, limit).hand_over(task, source, Reach::Many, Ok)
 }
 
@@ -87,6 +92,12 @@ pub fn pack_lost(count: u32, why: &str) -> Vec<u8> {
     pack_failures(count, TaskFailure::Lost { why })
 }
 
+/// Outcomes of `count` items that were run by one machine after the other, all of which were lost.
+pub(super) fn pack_machines_lost(count: u32, why: &str) -> Vec<u8> {
+    let why = why.to_owned();
+    pack_failures(count, TaskFailure::MachinesLost { why })
+}
+
 fn pack_failures(count: u32, failure: TaskFailure) -> Vec<u8> {
     let error = TaskError::new(failure);
     pack_outcomes(vec![Err(error); count as usize], "")
@@ -115,6 +126,8 @@ struct Records {
     left: u32,
     /// The arguments of the item that is held.
     held: Option<Range<usize>>,
+    /// The shared data that they refer to.
+    shared: Vec<Arc<Handle>>,
 }
 
 impl Records {
@@ -130,6 +143,7 @@ impl Records {
             next: 0,
             left: count,
             held: None,
+            shared: Vec::new(),
         })
     }
 }
@@ -148,7 +162,10 @@ impl Source for Records {
 
     fn encode(&self, out: &mut Buffer) -> Result<(), EncodeError> {
         match &self.held {
-            Some(held) => Ok(out.write(&self.bytes[held.clone()])?),
+            Some(held) => {
+                transfer::attach(&self.shared);
+                Ok(out.write(&self.bytes[held.clone()])?)
+            }
             None => Ok(()),
         }
     }

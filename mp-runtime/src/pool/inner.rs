@@ -242,6 +242,7 @@ impl Inner {
     /// How many workers there are meant to be, at most.
     pub(super) fn workers(&self) -> usize {
         match self.carrier() {
+            // They may all have left, and what is shared out among them waits for the next.
             Some(carrier) => carrier.workers().max(1),
             None => self.memory.header().workers.load(Ordering::Relaxed) as usize,
         }

@@ -212,9 +212,13 @@ impl Pool {
     }
 
     /// How many workers the pool has. One that has ended is replaced, so that it is this many
-    /// again. With an [`idle_timeout`](PoolBuilder::idle_timeout) it has at most so many.
+    /// again. With an [`idle_timeout`](PoolBuilder::idle_timeout) it has at most so many. A pool whose
+    /// workers are on other machines has those that are there, of which there may be none.
     pub fn workers(&self) -> usize {
-        self.inner.workers()
+        match self.inner.carrier() {
+            Some(carrier) => carrier.workers(),
+            None => self.inner.workers(),
+        }
     }
 
     /// Gives the pool so many workers. It returns when those it lacks have been started; those that

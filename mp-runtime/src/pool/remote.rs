@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attendant::give_up_large;
-use super::encoded::{pack_lost, pack_refusals};
+use super::encoded::{pack_lost, pack_machines_lost, pack_refusals};
 use super::failure;
 use super::inner::{Inner, lock};
 use super::job::{Early, Finish, JOBS, Job, Progress, Running};
@@ -23,6 +23,7 @@ use super::{Pool, PoolBuilder, wire};
 use crate::deadline::Deadline;
 use crate::error::{Error, TaskError};
 use crate::loom::Ordering;
+use crate::memory::Content;
 use crate::shm::BlockId;
 use crate::shm::buffer::{Buffer, Full};
 use crate::sync::raw::Peers;
@@ -115,6 +116,20 @@ impl Shipment {
         (count, &records[..records.len() - rest.len()])
     }
 
+    /// The shared data that its items refer to, in the order in which they do.
+    ///
+    /// # Errors
+    ///
+    /// It is not there any more.
+    pub fn shared(&self) -> Result<Vec<Content>, Error> {
+        let parcel = self.job().input_parcel.load(Ordering::Relaxed);
+        let Some(parcel) = BlockId::from_bits(parcel) else {
+            return Ok(Vec::new());
+        };
+        let handles = transfer::unpack(self.pool.program, parcel).ok_or_else(transfer::gone)?;
+        handles.into_iter().map(Content::open).collect()
+    }
+
     /// How long an item may take.
     pub fn limit(&self) -> Option<Duration> {
         let limit = self.job().limit.load(Ordering::Relaxed);
@@ -135,6 +150,13 @@ impl Shipment {
     /// Ends it without outcomes: `why` nobody knows what became of its items.
     pub fn lose(mut self, why: &str) {
         self.settle_lost(why);
+    }
+
+    /// Ends it: one machine after the other was lost that ran it. Several items are run again one by
+    /// one, since one of them may be why.
+    pub fn crash(mut self, why: &str) {
+        let (count, _) = self.items();
+        self.settle(&pack_machines_lost(count, why), Duration::ZERO);
     }
 
     /// Ends it: its items came to no worker.

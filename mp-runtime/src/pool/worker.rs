@@ -341,7 +341,8 @@ impl<'a> Worker<'a> {
         // One scope for all items: to enter one costs as much as a small item.
         current::set_job(Some(self.memory.index_of(job)));
         let run = || self.run_each(job, running, task, items, first, &mut out);
-        let (ran, _) = transfer::sending(|| transfer::receiving(program, run));
+        let parcel = BlockId::from_bits(job.input_parcel.load(Ordering::Relaxed));
+        let (ran, _) = transfer::sending(|| transfer::receiving_from(program, parcel, run));
         let (early, done) = ran.inspect_err(|_| {
             // The caller reads the results that are there.
             out.give_up_block();

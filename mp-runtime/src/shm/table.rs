@@ -504,6 +504,12 @@ impl Table {
         Ok(self.region.at(offset))
     }
 
+    /// Whether the object lives and is of that kind.
+    pub(crate) fn is(&self, id: ObjectId, kind: Kind) -> bool {
+        let is_kind = |entry: &Entry| kind_of(entry.word.load(Ordering::Relaxed)) == kind as u8;
+        self.live(id).is_some_and(is_kind)
+    }
+
     /// Whether the object lives.
     pub(crate) fn is_live(&self, id: ObjectId) -> bool {
         self.live(id).is_some()
@@ -553,6 +559,22 @@ impl Table {
             fault!("parcel.counted");
         }
         Ok(block.id())
+    }
+
+    /// What is in a parcel.
+    pub(crate) fn packed(
+        &self,
+        arena: &Arena,
+        parcel: BlockId,
+    ) -> impl Iterator<Item = ObjectId> + use<'_> {
+        let entries = match arena.is_parcel(parcel) {
+            true => self.parcel_entries(arena, parcel),
+            false => &[],
+        };
+        let object = |entry: &ParcelEntry| entry.object.load(Ordering::Relaxed);
+        entries
+            .iter()
+            .map(move |entry| ObjectId::from_bits(object(entry)))
     }
 
     /// Ends a parcel: what it referred to may die of it.

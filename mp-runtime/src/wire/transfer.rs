@@ -107,6 +107,11 @@ thread_local! {
     static RECEIVING: Cell<u64> = const { Cell::new(0) };
     /// Whether the value is another program's, or is for one.
     static ABROAD: Cell<bool> = const { Cell::new(false) };
+    /// How many values are being encoded, up to the one that is for another machine; zero if none is.
+    static EXPORTING: Cell<u32> = const { Cell::new(0) };
+    /// The parcel with the shared data that the value being decoded refers to, if it came from
+    /// another machine.
+    static IMPORTED: Cell<Option<BlockId>> = const { Cell::new(None) };
 }
 
 /// Handles that were encoded, alive until they are packed.
@@ -205,14 +210,58 @@ pub(crate) fn receiving<R>(program: &Program, decode: impl FnOnce() -> R) -> R {
     decode()
 }
 
+/// As [`receiving`], of a value that may have come from another machine: the shared data that it
+/// refers to is in the parcel.
+#[inline]
+pub(crate) fn receiving_from<R>(
+    program: &Program,
+    parcel: Option<BlockId>,
+    decode: impl FnOnce() -> R,
+) -> R {
+    let _restore = Restore(&IMPORTED, IMPORTED.replace(parcel));
+    receiving(program, decode)
+}
+
 /// Runs `code`, which encodes for another program or decodes what one sent: handles are refused.
 pub(crate) fn abroad<R>(code: impl FnOnce() -> R) -> R {
     let _restore = (
         Restore(&SENDING, SENDING.replace(0)),
         Restore(&RECEIVING, RECEIVING.replace(0)),
+        Restore(&EXPORTING, EXPORTING.replace(0)),
         Restore(&ABROAD, ABROAD.replace(true)),
     );
     code()
+}
+
+/// Runs `encode`, which encodes for another machine, and returns the handles of shared data in it: they
+/// are named by their places among these. All others are refused.
+pub(crate) fn exporting<R>(encode: impl FnOnce() -> R) -> (R, Sent) {
+    let _restore = Restore(&EXPORTING, EXPORTING.replace(SENDING.get() + 1));
+    sending(encode)
+}
+
+/// Puts shared data that came from another machine with the value that is being encoded, which has it
+/// named already.
+pub(crate) fn attach(handles: &[Arc<Handle>]) {
+    let depth = SENDING.get();
+    if depth == 0 || handles.is_empty() {
+        // Where no handles travel the names mean nothing, and are refused.
+        return;
+    }
+    SENT.with_borrow_mut(|sent| {
+        // Values that are sent together came together.
+        let is_there = sent.last().is_some_and(|&(at, _)| at == depth);
+        if !is_there {
+            HAS_SENT.set(true);
+            sent.extend(handles.iter().map(|handle| (depth, handle.clone())));
+        }
+    });
+}
+
+/// Holds what is in a parcel.
+pub(crate) fn unpack(program: &Program, parcel: BlockId) -> Option<Vec<Arc<Handle>>> {
+    let ids = program.table.packed(&program.arena, parcel);
+    ids.map(|id| Handle::receive(program, id)).collect()
 }
 
 /// Puts the outer scope back, also when user code panics.
@@ -256,6 +305,15 @@ pub(crate) fn gone() -> Error {
 pub(crate) const NOT_ABROAD: &str = "a queue, a lock or another shared object means nothing in \
     another program or in an isolated worker: send what is in it";
 
+/// The same of an unnamed object, where others have names.
+pub(crate) const NOT_ON_ANOTHER_MACHINE: &str = "a queue, a lock or another shared object without a \
+    name means nothing on another machine: give it one (`Queue::named`, `Lock::named` and so on, of \
+    `named`), or send what is in it";
+
+/// The program in the name of shared data that is on its way to another machine: the entry is its place
+/// among the shared data that the value refers to.
+const ON_ITS_WAY: u64 = u64::MAX;
+
 /// What a handle is on the wire: program, entry, generation.
 #[derive(Serialize, Deserialize)]
 struct Name(u64, u32, u32);
@@ -276,9 +334,35 @@ pub(crate) fn serialize<S: Serializer>(
              of a task, or as an item of a queue",
         ));
     };
+    if EXPORTING.get() == depth {
+        return export(program, handle, serializer);
+    }
     HAS_SENT.set(true);
     SENT.with_borrow_mut(|sent| sent.push((depth, handle.clone())));
     Name(program.id(), handle.id.index(), handle.id.generation()).serialize(serializer)
+}
+
+/// Serialises a handle for another machine.
+#[cold]
+fn export<S: Serializer>(
+    program: &Program,
+    handle: &Arc<Handle>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    if !program.table.is(handle.id, Kind::Shared) {
+        return Err(ser::Error::custom(NOT_ON_ANOTHER_MACHINE));
+    }
+    let depth = SENDING.get();
+    let place = SENT.with_borrow_mut(|sent| {
+        let first = sent.partition_point(|&(at, _)| at < depth);
+        let known = sent[first..].iter().position(|(_, it)| it.id == handle.id);
+        known.unwrap_or_else(|| {
+            sent.push((depth, handle.clone()));
+            sent.len() - 1 - first
+        })
+    });
+    HAS_SENT.set(true);
+    Name(ON_ITS_WAY, place as u32, 0).serialize(serializer)
 }
 
 /// Deserialises a handle, inside a call of `mp`.
@@ -288,10 +372,13 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
     let Name(id, index, generation) = Name::deserialize(deserializer)?;
     match existing() {
         Some(program) if RECEIVING.get() == program.id() => {
-            if id != program.id() {
-                return Err(de::Error::custom("a shared object of another program"));
-            }
-            Handle::receive(program, ObjectId::new(index, generation))
+            let object = match id {
+                ON_ITS_WAY => imported(program, index),
+                _ if id == program.id() => Some(ObjectId::new(index, generation)),
+                _ => return Err(de::Error::custom("a shared object of another program")),
+            };
+            object
+                .and_then(|object| Handle::receive(program, object))
                 .ok_or_else(|| de::Error::custom("the shared object no longer exists"))
         }
         _ if ABROAD.get() => Err(de::Error::custom(NOT_ABROAD)),
@@ -299,4 +386,11 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
             "a shared object can be deserialised only while mp receives it",
         )),
     }
+}
+
+/// The shared data at a place among that which came with the value.
+#[cold]
+fn imported(program: &Program, place: u32) -> Option<ObjectId> {
+    let mut objects = program.table.packed(&program.arena, IMPORTED.get()?);
+    objects.nth(place as usize)
 }

@@ -1,0 +1,138 @@
+//! Shared data as arguments: it travels once to each machine.
+
+mod support;
+
+use futures_util::StreamExt;
+use mp::{Bytes, Connect, Pool, Shared};
+use mp_cluster as mp;
+use support::{Server, eventually};
+
+const LEN: usize = 4 << 20;
+/// What else may be on its way.
+const SLACK: u64 = 2 << 20;
+
+/// Data that nobody else has.
+fn data(seed: u8) -> Vec<u8> {
+    let byte = |index: usize| (index / 251) as u8 ^ index as u8 ^ seed;
+    (0..LEN).map(byte).collect()
+}
+
+#[mp::task]
+fn at(bytes: Bytes, index: usize) -> (u8, i32) {
+    // Nobody else is to have this worker meanwhile.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    (bytes[index], std::process::id() as i32)
+}
+
+#[mp::task]
+fn sum_and_words(numbers: Shared<[u64]>, text: Shared<str>, names: Vec<Shared<str>>) -> String {
+    let sum: u64 = numbers.iter().sum();
+    let names: Vec<_> = names.iter().map(|name| name.to_string()).collect();
+    format!("{sum} {} {}", &text[..], names.join(" "))
+}
+
+#[mp::task]
+fn bytes_of(bytes: Bytes) -> usize {
+    bytes.len()
+}
+
+fn pool(server: &Server, workers: usize) -> Pool {
+    let mut connection = server.connection();
+    connection.wait_for_workers(workers, std::time::Duration::from_secs(60));
+    let mut builder = Pool::builder();
+    builder.chunk_size(1).connect(connection).unwrap()
+}
+
+#[test]
+fn shared_argument_travels_once_to_each_machine() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agents = [server.agent(2), server.agent(2)];
+    let pool = pool(&server, 4);
+    let expected = data(1);
+    let bytes = Bytes::from_slice(&expected).unwrap();
+    let before = server.traffic();
+    let calls = |from: usize| {
+        let items = (from..from + 40).map(|x| (bytes.clone(), x * 1001));
+        let results = pool.starmap(at, items).unwrap();
+        for (x, (byte, _)) in results.iter().enumerate() {
+            assert_eq!(*byte, expected[(from + x) * 1001]);
+        }
+        let mut pids: Vec<_> = results.iter().map(|(_, pid)| *pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids.len()
+    };
+    assert!(calls(0) >= 3, "both machines ran it");
+    // It is there still.
+    calls(40);
+    let after = server.traffic();
+    let (sent, received) = (after.0 - before.0, after.1 - before.1);
+    let len = LEN as u64;
+    assert!((len..len + SLACK).contains(&sent), "sent {sent}");
+    assert!(
+        (2 * len..2 * len + SLACK).contains(&received),
+        "received {received}"
+    );
+}
+
+#[test]
+fn shared_arguments_are_what_they_were() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = pool(&server, 1);
+    let numbers: Shared<[u64]> = Shared::from_values(0..100_000).unwrap();
+    let text = Shared::from_text("größer als vorher").unwrap();
+    let name = Shared::from_text("name").unwrap();
+    let empty: Shared<[u64]> = Shared::from_slice(&[]).unwrap();
+    let names = vec![name.clone(), text.slice(..8), name.clone()];
+    let called = pool.apply(
+        sum_and_words,
+        (numbers.slice(1..11), text.slice(9..12), names.clone()),
+    );
+    assert_eq!(called.unwrap(), "55 als name größer name");
+    let called = pool.apply(sum_and_words, (empty, text.slice(..0), names));
+    assert_eq!(called.unwrap(), "0  name größer name");
+    // In chunks of many, each with data of its own.
+    let pool = server.pool(1);
+    let items = (0..300_usize).map(|x| Bytes::from_slice(&vec![7; x * 100]).unwrap());
+    let lengths = pool.map(bytes_of, items).unwrap();
+    assert!(lengths.into_iter().eq((0..300).map(|x| x * 100)));
+}
+
+#[test]
+fn shared_data_that_the_server_has_lost_is_sent_again() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let first = server.agent(1);
+    let pool = pool(&server, 1);
+    let bytes = Bytes::from_slice(&data(2)).unwrap();
+    assert_eq!(pool.apply(bytes_of, (bytes.clone(),)).unwrap(), LEN);
+    drop(first);
+    eventually("it has left", || pool.workers() == 0);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let removed = runtime.block_on(async {
+        let client = async_nats::connect(server.url()).await.unwrap();
+        let context = async_nats::jetstream::new(client);
+        let store = context.get_object_store("mp-default").await.unwrap();
+        let mut names = Vec::new();
+        let mut objects = store.list().await.unwrap();
+        while let Some(object) = objects.next().await {
+            names.push(object.unwrap().name);
+        }
+        for name in &names {
+            store.delete(name).await.unwrap();
+        }
+        names.len()
+    });
+    assert_eq!(removed, 1);
+    let _second = server.agent(1);
+    assert_eq!(pool.apply(bytes_of, (bytes,)).unwrap(), LEN);
+}
