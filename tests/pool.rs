@@ -87,6 +87,19 @@ fn map_keeps_order_for_every_size() -> AnyResult {
     Ok(())
 }
 
+/// Of such a size more than one thread copies them to the caller.
+#[test]
+fn vast_results_arrive_whole() -> AnyResult {
+    let _watchdog = watchdog(120);
+    let pool = Pool::new(2)?;
+    let counted = |len: usize| (0..len).map(|i| (i >> 9) as u8).collect::<Vec<_>>();
+    let items = [(4 << 20) - 1, 4 << 20, (9 << 20) + 13, 1, 6 << 20].map(counted);
+    let results = pool.map_ref(echo, &items)?;
+    // Not by `assert_eq`, which would print them.
+    assert!(results == items);
+    Ok(())
+}
+
 #[test]
 fn map_keeps_order_for_every_chunk_size_and_window() -> AnyResult {
     let _watchdog = watchdog(120);

@@ -16,6 +16,7 @@ use crate::error::{PanicInfo, Refusal, TaskError, TaskFailure};
 use crate::shm::OutOfMemory;
 use crate::wire::buffer::{Buffer, Full};
 use crate::wire::codec::{self, DecodeError, EncodeError, EncodeErrorKind};
+use crate::wire::copy::Hands;
 use crate::wire::transfer::Delivery;
 
 /// One call: where its arguments come from and its result goes.
@@ -422,7 +423,7 @@ pub(crate) fn decode_result<R: DeserializeOwned + 'static>(
         return Ok(value);
     }
     let bytes = payload;
-    match codec::decode(&mut payload) {
+    match codec::decode_by(Hands::Two, &mut payload) {
         Ok(value) if payload.is_empty() => Ok(value),
         Ok(_) => Err(not_decoded::<R>(bytes, left_over(payload))),
         Err(error) => Err(not_decoded::<R>(bytes, error)),

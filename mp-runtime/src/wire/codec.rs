@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Serialize, ser};
 
 use super::buffer::{Buffer, Full};
+use super::copy::Hands;
 use super::reader::Reader;
 use super::writer::Writer;
 
@@ -37,7 +38,16 @@ pub(crate) fn encode<T: Serialize + 'static>(
 /// Whatever lengths the bytes claim, no more is allocated for them than they can hold.
 #[inline]
 pub(crate) fn decode<T: DeserializeOwned + 'static>(input: &mut &[u8]) -> Result<T, DecodeError> {
-    let mut reader = Reader::new(input);
+    decode_by(Hands::One, input)
+}
+
+/// As [`decode`], by so many threads.
+#[inline]
+pub(crate) fn decode_by<T: DeserializeOwned + 'static>(
+    hands: Hands,
+    input: &mut &[u8],
+) -> Result<T, DecodeError> {
+    let mut reader = Reader::new(input, hands);
     let value = T::deserialize(&mut reader)?;
     *input = reader.rest();
     Ok(value)

@@ -8,7 +8,7 @@
 //! - [`transfer`]: handles of shared objects, and how they travel inside a value.
 
 pub(crate) mod codec;
-mod copy;
+pub(crate) mod copy;
 mod numbers;
 mod reader;
 pub(crate) mod transfer;

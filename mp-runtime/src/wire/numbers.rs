@@ -23,7 +23,7 @@ use std::mem::{self, ManuallyDrop};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::codec::DecodeError;
-use super::copy;
+use super::copy::{self, Hands};
 use super::reader::Reader;
 
 /// Calls `$with!` with the types of number whose vectors are copied as memory.
@@ -83,7 +83,7 @@ pub(super) fn read<'de, V: Visitor<'de>>(
                 && visitor_of::<Vec<$number>>() == Some(id_of::<V>())
             {
                 let bytes = reader.run(size_of::<$number>() as u64)?;
-                let numbers = ManuallyDrop::new(to_numbers::<$number>(bytes));
+                let numbers = ManuallyDrop::new(to_numbers::<$number>(bytes, reader.hands));
                 // SAFETY: `V::Value` is `Vec<$number>`, and the original is not used again.
                 return Ok(Some(unsafe { mem::transmute_copy(&numbers) }));
             }
@@ -95,9 +95,9 @@ pub(super) fn read<'de, V: Visitor<'de>>(
 
 /// The numbers whose bytes these are, which need not be aligned.
 #[inline]
-fn to_numbers<N: bytemuck::Pod>(bytes: &[u8]) -> Vec<N> {
+fn to_numbers<N: bytemuck::Pod + Send + Sync>(bytes: &[u8], hands: Hands) -> Vec<N> {
     match bytemuck::try_cast_slice(bytes) {
-        Ok(numbers) => copy::to_vec(numbers),
+        Ok(numbers) => copy::to_vec(numbers, hands),
         Err(_) => bytes
             .chunks_exact(size_of::<N>())
             .map(bytemuck::pod_read_unaligned)

@@ -10,7 +10,8 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
 use super::codec::{DecodeError, FORMAT};
-use super::{copy, numbers};
+use super::copy::{self, Hands};
+use super::numbers;
 
 /// Bytes of stack that a value may take while it is read. What is nested deeper is refused: a few
 /// wild bytes can claim any depth, and a stack that overflows ends the process.
@@ -21,6 +22,8 @@ pub(super) struct Reader<'de> {
     input: &'de [u8],
     /// Where the stack was when the reading began.
     stack: usize,
+    /// Who copies what is vast.
+    pub(super) hands: Hands,
 }
 
 /// Where the stack is, about.
@@ -32,9 +35,13 @@ fn stack() -> usize {
 
 impl<'de> Reader<'de> {
     #[inline]
-    pub(super) fn new(input: &'de [u8]) -> Self {
+    pub(super) fn new(input: &'de [u8], hands: Hands) -> Self {
         let stack = stack();
-        Self { input, stack }
+        Self {
+            input,
+            stack,
+            hands,
+        }
     }
 
     /// Refuses what is nested so deep that the stack may not hold it. Types that contain themselves do
@@ -78,7 +85,7 @@ impl<'de> Reader<'de> {
     #[inline]
     fn string(&mut self) -> Result<String, DecodeError> {
         // First copied and then checked: nobody else can write to the copy.
-        String::from_utf8(copy::to_vec(self.run(1)?))
+        String::from_utf8(copy::to_vec(self.run(1)?, self.hands))
             .map_err(|error| DecodeError::not_text(error.utf8_error()))
     }
 
@@ -218,7 +225,7 @@ impl<'de> de::Deserializer<'de> for &mut Reader<'de> {
 
     #[inline]
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor.visit_byte_buf(copy::to_vec(self.run(1)?))
+        visitor.visit_byte_buf(copy::to_vec(self.run(1)?, self.hands))
     }
 
     #[inline]
