@@ -7,7 +7,7 @@ use std::thread;
 
 use anyhow::ensure;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use mp::{AnyError, Child, Process, Queue};
+use mp::{AnyError, Bytes, Child, Process, Queue, TaskFn, Transfer};
 
 use crate::Plan;
 use crate::ipc::BytesConsumer;
@@ -24,9 +24,18 @@ pub(crate) fn one_to_one(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         Unit::MillionsPerSecond,
     );
     let count = plan.count(10_000, 50);
-    let mut consumer = Consumer::start()?;
-    race.enter("mp Queue", move || consumer.measure(count));
+    let mut consumer = Consumer::start(consume_bytes)?;
+    race.enter("mp Queue", move || {
+        consumer.measure(count, |items, item| Ok(items.put_ref(item)?))
+    });
     race.target(Target::AtLeast(0.4));
+    let mut consumer = Consumer::start(consume_shared)?;
+    race.enter("mp Queue of Bytes, copied in and read there", move || {
+        consumer.measure(
+            count,
+            |items, item| Ok(items.put(Bytes::from_slice(item)?)?),
+        )
+    });
     let mut threads = ThreadConsumer::start();
     race.enter("crossbeam-channel threads", move || threads.measure(count));
     race.enter("a bare ring of two threads", move || measure_ring(count));
@@ -58,10 +67,27 @@ fn consume_bytes(
     counts: Queue<u64>,
     rights: Queue<u64>,
 ) -> Result<(), AnyError> {
-    for count in &counts {
+    consume(&items, &counts, &rights)
+}
+
+#[mp::task]
+fn consume_shared(
+    items: Queue<Bytes>,
+    counts: Queue<u64>,
+    rights: Queue<u64>,
+) -> Result<(), AnyError> {
+    consume(&items, &counts, &rights)
+}
+
+fn consume<T: Transfer + AsRef<[u8]>>(
+    items: &Queue<T>,
+    counts: &Queue<u64>,
+    rights: &Queue<u64>,
+) -> Result<(), AnyError> {
+    for count in counts {
         let mut right = 0;
         for index in 0..count {
-            right += u64::from(is_marked(&items.get()?, index));
+            right += u64::from(is_marked(items.get()?.as_ref(), index));
         }
         rights.put(right)?;
     }
@@ -69,18 +95,21 @@ fn consume_bytes(
 }
 
 /// A process that consumes. Dropping it ends it.
-struct Consumer {
-    items: Queue<Vec<u8>>,
+struct Consumer<T> {
+    items: Queue<T>,
     counts: Queue<u64>,
     rights: Queue<u64>,
     process: Child<Result<(), AnyError>>,
 }
 
-impl Consumer {
-    fn start() -> mp::Result<Self> {
+impl<T: Transfer> Consumer<T> {
+    fn start<F>(task: F) -> mp::Result<Self>
+    where
+        F: TaskFn<(Queue<T>, Queue<u64>, Queue<u64>), Output = Result<(), AnyError>>,
+    {
         let (items, counts, rights) = (Queue::bounded(ROOM)?, Queue::new()?, Queue::new()?);
         let arguments = (items.clone(), counts.clone(), rights.clone());
-        let process = Process::new(consume_bytes, arguments).start()?;
+        let process = Process::new(task, arguments).start()?;
         Ok(Self {
             items,
             counts,
@@ -89,13 +118,17 @@ impl Consumer {
         })
     }
 
-    fn measure(&mut self, count: u64) -> anyhow::Result<Sample> {
+    fn measure(
+        &mut self,
+        count: u64,
+        put: impl Fn(&Queue<T>, &Vec<u8>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Sample> {
         let mut item = vec![0; SIZE];
         let (sample, right) = Sample::of(count, || {
             self.counts.put(count)?;
             for index in 0..count {
                 mark(&mut item, index);
-                self.items.put_ref(&item)?;
+                put(&self.items, &item)?;
             }
             Ok::<_, anyhow::Error>(self.rights.get()?)
         });
@@ -104,14 +137,15 @@ impl Consumer {
     }
 }
 
-impl Drop for Consumer {
+impl<T> Drop for Consumer<T> {
     fn drop(&mut self) {
         self.counts.close();
         let _ = self.process.join();
     }
 }
 
-/// A thread that consumes. Each item is a copy, as it is for a process.
+/// A thread that consumes. Each item is copied once, in, and its memory handed over: the consumer looks
+/// at its mark alone, and frees what the allocator gives to the next ones.
 struct ThreadConsumer {
     items: Sender<Vec<u8>>,
     counts: Sender<u64>,
