@@ -40,7 +40,8 @@ impl Limits {
         }
         let seconds = self.cpu_time.map(|time| {
             // Zero would be none at all, not even for the handshake.
-            (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+            let more = u64::from(time.subsec_nanos() > 0);
+            time.as_secs().saturating_add(more).max(1)
         });
         set(Resource::CpuSeconds, seconds, "CPU time")?;
         set(Resource::FileSize, self.file_size, "files' size")?;
