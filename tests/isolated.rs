@@ -637,3 +637,32 @@ fn result_that_is_nested_without_end_is_an_error() -> AnyResult {
     );
     Ok(())
 }
+
+// Copies that a task makes of its worker.
+
+/// What comes back from the task in a copy made by `fork`, and what in the worker itself.
+#[mp::task]
+fn fork_and_return(panics: bool) -> (String, i32) {
+    // SAFETY: the copy returns, or panics, and does nothing else.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        assert!(!panics, "the copy panics");
+        return ("copy".to_owned(), 0);
+    }
+    let mut status = 0;
+    // SAFETY: `status` is valid to write.
+    unsafe { libc::waitpid(pid, &mut status, 0) };
+    ("worker".to_owned(), status)
+}
+
+#[test]
+fn copy_of_a_worker_answers_for_nothing() {
+    let _watchdog = watchdog(120);
+    let pool = isolated(1).build().unwrap();
+    for panics in [false, true] {
+        let (who, status) = pool.apply(fork_and_return, (panics,)).unwrap();
+        assert_eq!(who, "worker");
+        assert!(libc::WIFEXITED(status), "{status:#x}");
+        assert_eq!(pool.map(square, 0..10).unwrap()[9], 81);
+    }
+}

@@ -8,7 +8,7 @@ use super::slot::State;
 use crate::error::Error;
 use crate::loom::{AtomicU32, AtomicU64, Ordering};
 use crate::shm::arena::Audit;
-pub(crate) use crate::shm::region::is_forked;
+pub(crate) use crate::shm::region::{is_forked, notice_forks};
 use crate::shm::{Arena, Owner, Region, Table, shared};
 use crate::sync::raw::{Holder, Peers, RawMutex};
 use crate::sys;

@@ -7,6 +7,7 @@ use super::link::{self, Broken, End, JobFrame, Kind, Link, Setup};
 use super::{current, initializer, wire};
 use crate::error::{Error, Refusal};
 use crate::fault::fault;
+use crate::life::program::{is_forked, notice_forks};
 use crate::process::message::Message;
 use crate::shm::buffer::{Buffer, Full};
 use crate::spans;
@@ -18,6 +19,9 @@ use crate::wire::transfer;
 
 /// The exit code of a worker whose initializer failed.
 const UNFIT: i32 = 1;
+
+/// The exit code of a copy of a worker that comes back from the task that made it.
+const COPY: i32 = 1;
 
 /// An isolated worker in its own process.
 #[derive(Debug)]
@@ -31,6 +35,7 @@ pub(crate) struct Isolated {
 impl Isolated {
     /// Learns from the parent who the calling process is.
     pub(crate) fn meet(socket: OwnedFd) -> Result<(Self, Message), Error> {
+        notice_forks().map_err(|error| Error::memory("could not map a page of its own", error))?;
         let mut link = Link::new(socket);
         let message = expect(&mut link, Kind::Message)?;
         let setup = expect(&mut link, Kind::Setup)?;
@@ -120,6 +125,10 @@ impl Isolated {
             current::begin_item(job.limit);
             spans::begin_item(job.first + item, task.name);
             let ran = call::run(task, &mut arguments, out);
+            if is_forked() {
+                // The copy that a task made of us must not answer for it, nor take its next item.
+                sys::process::exit_now(COPY);
+            }
             current::end_item();
             spans::end_item();
             let Ok(tag) = ran else {

@@ -33,6 +33,15 @@ pub(crate) fn is_forked() -> bool {
         .is_some_and(|page| page.load(Ordering::Relaxed) == 0)
 }
 
+/// Has [`is_forked`] know copies of this process, also where it maps no region.
+pub(crate) fn notice_forks() -> io::Result<()> {
+    if FORK_PAGE.get().is_none() {
+        let page = sys::memory::fork_page()?;
+        FORK_PAGE.get_or_init(|| page);
+    }
+    Ok(())
+}
+
 /// A mapping of shared memory, unmapped when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Region {
@@ -48,10 +57,7 @@ impl Region {
 
     /// Maps memory that another process made.
     pub(crate) fn map(memory: OwnedFd) -> io::Result<Self> {
-        if FORK_PAGE.get().is_none() {
-            let page = sys::memory::fork_page()?;
-            FORK_PAGE.get_or_init(|| page);
-        }
+        notice_forks()?;
         let len = sys::memory::memory_len(memory.as_fd())?;
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         Ok(Self {
