@@ -272,3 +272,50 @@ fn each_worker_has_the_pools_limits() {
     let error = error.task().unwrap();
     assert_eq!(error.signal(), Some(libc::SIGXCPU), "{error}");
 }
+
+#[test]
+fn limits_without_end_are_none() {
+    let _watchdog = watchdog(120);
+    let pool = Pool::builder()
+        .workers(1)
+        .memory_limit(u64::MAX)
+        .cpu_time_limit(Duration::MAX)
+        .open_files_limit(u64::MAX)
+        .file_size_limit(u64::MAX)
+        .build()
+        .unwrap();
+    assert_eq!(pool.apply(allocate, (MIB,)).unwrap(), MIB);
+}
+
+/// Allocates so that a lack of memory is a panic and not the end.
+#[mp::task]
+fn reserve_or_map(bytes: u64, maps: bool) {
+    if !maps {
+        Vec::<u8>::new().try_reserve_exact(bytes as usize).unwrap();
+        return;
+    }
+    let (prot, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a fresh mapping, which nobody uses.
+    let map = unsafe { libc::mmap(std::ptr::null_mut(), bytes as usize, prot, flags, -1, 0) };
+    if map == libc::MAP_FAILED {
+        panic!("{}", std::io::Error::last_os_error());
+    }
+}
+
+#[test]
+fn panics_for_want_of_memory_are_told_as_that() {
+    let _watchdog = watchdog(120);
+    let pool = Pool::builder()
+        .workers(1)
+        .memory_limit(MEMORY)
+        .build()
+        .unwrap();
+    for maps in [false, true] {
+        let error = pool.apply(reserve_or_map, (4 * MEMORY, maps)).unwrap_err();
+        let task = error.task().unwrap();
+        assert!(task.is_panic() && task.is_out_of_memory(), "{error}");
+    }
+}

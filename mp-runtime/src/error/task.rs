@@ -262,6 +262,7 @@ impl TaskError {
         };
         let out_of_memory = match &failure {
             TaskFailure::NotEncoded(refusal) => refusal.out_of_memory,
+            TaskFailure::Panic(panic) => says_out_of_memory(&panic.message),
             _ => false,
         };
         Self(Box::new(Repr {
@@ -313,6 +314,15 @@ impl TaskError {
         self.0.out_of_memory = true;
         self
     }
+}
+
+/// Whether the message of a panic is that of an allocation, a mapping or a thread for which there was
+/// no memory: std's errors say so.
+fn says_out_of_memory(message: &str) -> bool {
+    message.contains("memory allocation failed because the memory allocator returned an error")
+        || message.contains("Cannot allocate memory (os error 12)")
+        || message.contains("TryReserveError { kind: AllocError")
+        || message.contains("Os { code: 12, kind: OutOfMemory")
 }
 
 impl Refusal {
