@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use mp::{Pool, Queue, TaskError};
-use support::{eventually, watchdog};
+use support::{alone, eventually, watchdog};
 
 #[mp::task]
 fn note_pid(runs: Queue<u32>) -> u32 {
@@ -130,6 +130,8 @@ fn broadcast_to_a_worker_that_ends_first_has_not_begun_there() {
     assert_eq!((outcomes.len(), errors.len()), (2, 1));
     assert!(!errors[0].may_have_started(), "{}", errors[0]);
     assert_eq!((errors[0].pid(), errors[0].attempts()), (Some(busy), 0));
+    // It did not crash: another job was cancelled.
+    assert!(errors[0].is_not_started(), "{}", errors[0]);
 }
 
 #[test]
@@ -408,4 +410,87 @@ fn calls_that_together_want_more_jobs_than_there_can_be_come_to_an_end() {
     let (audit, jobs) = mp::__private::audit_of_pool(&pool);
     assert!(audit.faults.is_empty(), "{audit:?}");
     assert_eq!((audit.process_units, jobs), (0, 0));
+}
+
+// Input that misleads.
+
+/// Says that it has more than there can be.
+struct Boastful(u64);
+
+impl Iterator for Boastful {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        self.0 += 1;
+        (self.0 < 5).then_some(self.0)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (usize::MAX, Some(usize::MAX))
+    }
+}
+
+#[test]
+fn input_that_promises_too_much_is_pulled_as_it_is() {
+    let _watchdog = watchdog(120);
+    let pool = Pool::new(2).unwrap();
+    let squares = [1, 4, 9, 16];
+    assert_eq!(pool.map(square, Boastful(0)).unwrap(), squares);
+    let stream = pool.imap(square, Boastful(0)).unwrap();
+    assert!(stream.map(Result::unwrap).eq(squares));
+}
+
+// The user's own fork.
+
+#[test]
+fn calls_of_a_copy_made_by_fork_are_refused() {
+    alone("calls_of_a_copy_made_by_fork_are_refused", || {
+        let _watchdog = watchdog(120);
+        let pool = Pool::new(2).unwrap();
+        let mut stream = pool.imap(square, 0..10).unwrap();
+        assert_eq!(stream.next().unwrap().unwrap(), 0);
+        let job = pool.submit(square, (3,)).unwrap();
+        // SAFETY: the copy only does what is under test, and leaves.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let is_forked = |error: mp::Error| error.is_forked();
+            let checks = [
+                pool.map(square, 0..3).is_err_and(is_forked),
+                pool.imap(square, 0..3).is_err_and(is_forked),
+                pool.imap_unordered(square, 0..3).is_err_and(is_forked),
+                pool.submit(square, (1,)).is_err_and(is_forked),
+                pool.broadcast(square, (1,)).is_err_and(is_forked),
+                pool.map_reduce(square, power_of, 0..3)
+                    .is_err_and(is_forked),
+                pool.with_timeout(Duration::from_secs(1))
+                    .map(square, 0..3)
+                    .is_err_and(is_forked),
+                pool.resize(3).is_err_and(is_forked),
+                pool.join().is_err_and(is_forked),
+                Pool::new(1).is_err_and(is_forked),
+                pool.workers() == 0 && pool.stats().workers.is_empty(),
+                !format!("{pool:?} {stream:?} {job:?}").is_empty(),
+                stream.next().is_none(),
+                job.wait().is_err_and(is_forked),
+            ];
+            pool.close();
+            pool.terminate();
+            drop(stream);
+            drop(pool);
+            let failed = checks.iter().position(|fine| !fine);
+            // SAFETY: takes an integer and does not return.
+            unsafe { libc::_exit(failed.map_or(0, |check| check as i32 + 1)) };
+        }
+        let mut status = 0;
+        // SAFETY: `status` is valid to write.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+        assert_eq!(status, 0, "{status:#x}");
+        assert_eq!(stream.count(), 9);
+        assert_eq!(job.wait().unwrap(), 9);
+    });
+}
+
+#[mp::task]
+fn power_of(a: u64, b: u64) -> u64 {
+    a * b
 }

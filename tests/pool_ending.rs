@@ -4,10 +4,13 @@ mod support;
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use mp::{Event, Pool, Process, Queue, TaskError};
-use support::{alone, alone_with, eventually, send_signal, settles_at, watchdog};
+use support::{
+    alone, alone_command, alone_with, eventually, is_alone, send_signal, settles_at, watchdog,
+};
 
 type AnyResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -148,6 +151,50 @@ fn parent_that_exits_in_a_call_takes_its_workers_along() -> AnyResult {
         eventually(|| is_gone(worker));
     }
     Ok(())
+}
+
+/// What a call under way said, whose process exits.
+static SAID: Mutex<Option<mp::Error>> = Mutex::new(None);
+static HAS_SAID: Condvar = Condvar::new();
+
+/// Waits until a call has ended, and exits with 0 if it says that it was cancelled.
+extern "C" fn exit_as_was_said() {
+    let said = SAID.lock().unwrap();
+    let said = HAS_SAID.wait_while(said, |said| said.is_none()).unwrap();
+    let error = said.as_ref().unwrap();
+    let is_cancelled = error.task().is_some_and(TaskError::is_cancelled);
+    if !is_cancelled {
+        eprintln!("{error}");
+    }
+    // SAFETY: takes an integer and does not return.
+    unsafe { libc::_exit(if is_cancelled { 4 } else { 5 }) };
+}
+
+#[test]
+fn call_whose_process_exits_is_cancelled() {
+    if is_alone("call_whose_process_exits_is_cancelled") {
+        let _watchdog = watchdog(120);
+        // Called last: handlers run in the reverse order.
+        // SAFETY: a function of the right kind.
+        assert_eq!(unsafe { libc::atexit(exit_as_was_said) }, 0);
+        let (begun, gate) = (Queue::new().unwrap(), Queue::new().unwrap());
+        let pool = Pool::new(1).unwrap();
+        let telling = begun.clone();
+        std::thread::spawn(move || {
+            let error = pool.apply(wait_for, ((1, telling, gate),)).unwrap_err();
+            *SAID.lock().unwrap() = Some(error);
+            HAS_SAID.notify_all();
+            // It is not the pool's end that ends the call.
+            std::mem::forget(pool);
+        });
+        begun.get().unwrap();
+        std::process::exit(1);
+    }
+    let output = alone_command("call_whose_process_exits_is_cancelled")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
 }
 
 #[mp::task]

@@ -159,6 +159,7 @@ fn argument_that_panics_while_it_is_encoded_fails_its_job_alone() -> AnyResult {
     let mixed = pool.map_async(mood, [2, 3, 4, 5].map(Moody))?;
     let error = odd.wait().unwrap_err();
     assert!(error.task().unwrap().is_not_encoded(), "{error}");
+    assert!(error.to_string().contains("it panicked: "), "{error}");
     assert_eq!(even.wait()?, 2);
     let error = mixed.wait().unwrap_err();
     assert_eq!(error.task().unwrap().index(), Some(1));

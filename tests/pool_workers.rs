@@ -5,10 +5,11 @@ mod support;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use mp::{Pool, Queue};
-use support::{children, eventually, send_signal, status_line, watchdog};
+use mp::{Pool, PoolEvent, Queue};
+use support::{alone, children, eventually, send_signal, status_line, watchdog};
 
 type AnyResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -125,7 +126,7 @@ fn initializer_that_fails_stops_the_pool_after_a_few_starts() -> AnyResult {
             }
             let pool = builder.build()?;
             let error = pool.apply(pid, ()).unwrap_err();
-            let why = format!("exited with code {code}");
+            let why = format!("exited with code {code} before its initializer was through");
             assert!(error.to_string().contains(&why), "{error}");
             pool.terminate();
             let starts = starts.len();
@@ -485,4 +486,80 @@ fn pools_leave_no_child() -> AnyResult {
         eventually(|| children().is_empty());
     });
     Ok(())
+}
+
+// What cannot be.
+
+#[test]
+fn more_workers_than_there_may_be_processes_are_refused_before_any_is_started() -> AnyResult {
+    let _watchdog = watchdog(120);
+    for workers in [1024, usize::MAX] {
+        assert!(Pool::new(workers).unwrap_err().is_limit());
+    }
+    let pool = Pool::new(1)?;
+    assert!(pool.resize(usize::MAX).unwrap_err().is_limit());
+    assert_eq!((pool.workers(), pool.stats().workers_started), (1, 1));
+    Ok(())
+}
+
+/// Lets this process open no descriptor, or as many as it could before.
+fn lower_descriptors(limit: &libc::rlimit, is_low: bool) {
+    let rlim_cur = if is_low { 0 } else { limit.rlim_cur };
+    let limit = libc::rlimit { rlim_cur, ..*limit };
+    // SAFETY: reads a structure.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+}
+
+#[mp::task]
+fn die() {
+    std::process::abort();
+}
+
+#[test]
+fn workers_that_could_not_be_started_for_a_time_come_later() {
+    alone(
+        "workers_that_could_not_be_started_for_a_time_come_later",
+        || {
+            let _watchdog = watchdog(120);
+            let (ended, ends) = channel();
+            let pool = Pool::builder()
+                .workers(2)
+                .on_event(move |event| {
+                    if matches!(event, PoolEvent::WorkerEnded { .. }) {
+                        let _ = ended.send(());
+                    }
+                })
+                .build()
+                .unwrap();
+            let mut limit = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            // SAFETY: writes a structure.
+            assert_eq!(
+                unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) },
+                0
+            );
+            lower_descriptors(&limit, true);
+            assert!(pool.apply(die, ()).is_err());
+            ends.recv().unwrap();
+            assert!(pool.resize(4).is_err());
+            assert_eq!(pool.workers(), 2);
+            assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+            lower_descriptors(&limit, false);
+            eventually(|| pool.stats().workers.len() == 2);
+
+            lower_descriptors(&limit, true);
+            assert!(pool.apply(die, ()).is_err());
+            assert!(pool.apply(die, ()).is_err());
+            let error = pool.apply(square, (3,)).unwrap_err();
+            assert!(
+                error.to_string().contains("none could be started"),
+                "{error}"
+            );
+            let refused = pool.resize(3).unwrap_err();
+            assert_eq!(refused.to_string(), error.to_string());
+            lower_descriptors(&limit, false);
+        },
+    );
 }

@@ -17,6 +17,7 @@ use crate::loom::Ordering;
 use crate::process::StartMethod;
 use crate::shm::Owner;
 use crate::shm::buffer::Buffer;
+use crate::shm::table::MAX_PROCESSES;
 use crate::sync::raw::Peers;
 use crate::sys;
 use crate::task::registry::{self, Entry};
@@ -497,9 +498,12 @@ impl PoolBuilder {
             .settings
             .workers
             .unwrap_or_else(sys::process::cpu_count);
-        if workers == 0 {
-            return Err(no_workers());
-        }
+        // Elsewhere there are as many as there are.
+        check_workers(if remote.is_some() {
+            workers.min(1)
+        } else {
+            workers
+        })?;
         let mut settings = self.settings.clone();
         settings.is_attended = attended.is_some();
         let env = attended.into_iter().flatten();
@@ -544,9 +548,22 @@ impl PoolBuilder {
     }
 }
 
-/// A pool without workers was asked for.
-pub(super) fn no_workers() -> Error {
-    Error::new(ErrorKind::Other, "a pool needs at least one worker")
+/// Whether a pool can have so many workers.
+pub(super) fn check_workers(workers: usize) -> Result<(), Error> {
+    if workers == 0 {
+        return Err(Error::new(
+            ErrorKind::Other,
+            "a pool needs at least one worker",
+        ));
+    }
+    // This process is one of them. Before any is started, of which there would be many.
+    if workers >= MAX_PROCESSES as usize {
+        return Err(Error::limit(format!(
+            "a pool cannot have {workers} workers: {MAX_PROCESSES} processes of a program may be \
+             alive at once, with this one"
+        )));
+    }
+    Ok(())
 }
 
 impl Initializer {

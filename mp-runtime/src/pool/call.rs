@@ -128,7 +128,8 @@ where
 
     fn left(&self) -> Option<u64> {
         let (least, most) = self.iter.size_hint();
-        (most == Some(least)).then(|| least as u64 + u64::from(self.held.is_some()))
+        // It may say anything.
+        (most == Some(least)).then(|| (least as u64).saturating_add(self.held.is_some().into()))
     }
 
     fn type_name(&self) -> &'static str {
@@ -566,7 +567,8 @@ impl<'p, R: Transfer> Call<'p, R> {
         if let Err(panic) = encoded {
             if source.is_held() {
                 source.pass();
-                self.fail_next(failure::argument_panicked(source.type_name()));
+                let message = panic::text_of(&*panic);
+                self.fail_next(failure::argument_panicked(source.type_name(), message));
             }
             resume_unwind(panic);
         }

@@ -99,10 +99,8 @@ impl Inner {
     /// Has workers take the places of those that wait.
     fn look_at_crew(&self) {
         let result = self.fill_crew();
-        if let Err(error) = &result {
-            self.cause.set(format!("{error:#}"));
-        }
-        self.refuse_if_stuck(result.is_err());
+        let is_hopeless = result.is_err_and(|error| self.note_refusal(&error));
+        self.refuse_if_stuck(is_hopeless);
     }
 
     /// The shortest limit of tasks' calls, in nanoseconds, also of jobs whose callers have let go of

@@ -1,14 +1,16 @@
 //! What the caller of a pool is told about an item that failed.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::inner::Stop;
 use super::nest::NESTED;
 use crate::error::{Error, ErrorKind, PanicInfo, Refusal, TaskError, TaskFailure};
 use crate::process::running::Ended;
+use crate::process::supervisor::is_exiting;
 use crate::sync::raw::Holder;
 use crate::sys::process::Status;
+use crate::sys::signal::KILL;
 use crate::wire::codec::EncodeError;
 
 /// A worker as an error names it.
@@ -24,13 +26,24 @@ pub(super) struct Who {
 pub(super) struct Death {
     pub(super) who: Who,
     pub(super) ended: Ended,
+    /// It was killed for an item that it was at before it came to the job.
+    pub(super) is_for_another: bool,
 }
 
 impl Death {
     /// What became of the item that the worker was at.
     pub(super) fn failure(&self) -> TaskError {
+        if self.is_for_another {
+            let why = "its worker was killed for another item before it came to this one";
+            return TaskError::new(TaskFailure::NotStarted { why: why.into() })
+                .with_process(self.who.name.clone(), self.who.pid);
+        }
         let failure = match self.ended.status {
             Status::Exited(code) => TaskFailure::Exit { code },
+            // By our own exit, which kills the workers while other threads may still look on.
+            Status::Signaled { signal, .. } if signal == KILL && is_exiting() => {
+                TaskFailure::Cancelled
+            }
             Status::Signaled { signal, core } => TaskFailure::Signal { signal, core },
             Status::Unknown => TaskFailure::UnknownStatus,
         };
@@ -62,10 +75,10 @@ pub(super) fn not_encoded(error: EncodeError, type_name: &str) -> TaskError {
     argument_refused(type_name, error.to_string())
 }
 
-/// An item whose argument panicked while it was encoded, as the caller knows already.
+/// An item whose argument panicked while it was encoded.
 #[cold]
-pub(super) fn argument_panicked(type_name: &str) -> TaskError {
-    argument_refused(type_name, "it panicked".to_owned())
+pub(super) fn argument_panicked(type_name: &str, message: &str) -> TaskError {
+    argument_refused(type_name, format!("it panicked: {message}"))
 }
 
 fn argument_refused(type_name: &str, why: String) -> TaskError {
@@ -158,33 +171,53 @@ pub(super) fn closed() -> Error {
 
 /// The last reason why workers of a pool did not come to work.
 #[derive(Debug, Default)]
-pub(super) struct Cause(Mutex<Option<String>>);
+pub(super) struct Cause(Mutex<Why>);
+
+#[derive(Clone, Debug, Default)]
+enum Why {
+    #[default]
+    Unknown,
+    /// One ended before it had done anything.
+    Ended(String),
+    /// One could not be started.
+    Refused(String),
+}
 
 impl Cause {
     pub(super) fn set(&self, text: String) {
-        *self.0.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(text);
+        *self.lock() = Why::Ended(text);
+    }
+
+    pub(super) fn set_refused(&self, text: String) {
+        *self.lock() = Why::Refused(text);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Why> {
+        self.0.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
     /// What it is, in words.
     fn text(&self) -> String {
-        let cause = self.0.lock().unwrap_or_else(|poison| poison.into_inner());
-        cause.as_deref().unwrap_or("nobody knows why").to_owned()
+        match self.lock().clone() {
+            Why::Unknown => "nobody knows why".to_owned(),
+            Why::Ended(text) | Why::Refused(text) => text,
+        }
     }
 
     /// The error of a pool that gave up.
     pub(super) fn error(&self) -> Error {
         let cause = self.text();
-        Error::new(
-            ErrorKind::NotStarted,
-            format!(
-                "the pool stopped, because its workers ended at once, again and again: {cause}"
-            ),
-        )
+        let what = match *self.lock() {
+            Why::Refused(_) => "it has no workers and none could be started",
+            Why::Unknown | Why::Ended(_) => "its workers ended at once, again and again",
+        };
+        let text = format!("the pool stopped, because {what}: {cause}");
+        Error::new(ErrorKind::NotStarted, text)
     }
 }
 
-/// How a worker that had no job ended, in words.
-pub(super) fn describe(who: &Who, ended: &Ended) -> String {
+/// How a worker that had no job ended, and when, in words.
+pub(super) fn describe(who: &Who, ended: &Ended, when: &str) -> String {
     let Who { name, pid, .. } = who;
     let tail = match ended.stderr_tail.as_deref().map(str::trim_end) {
         Some(tail) if !tail.is_empty() => format!("\n\nend of its standard error:\n{tail}"),
@@ -197,7 +230,7 @@ pub(super) fn describe(who: &Who, ended: &Ended) -> String {
         );
     }
     let how = how(ended);
-    format!("{name:?} (pid {pid}) {how} before it had done anything{tail}")
+    format!("{name:?} (pid {pid}) {how} {when}{tail}")
 }
 
 /// How a process ended, in words.

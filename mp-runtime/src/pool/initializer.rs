@@ -46,6 +46,12 @@ pub(super) fn note_failure(memory: &Memory, me: Owner, text: &String) {
     }
 }
 
+/// Whether workers have such a call to make.
+pub(super) fn is_set(memory: &Memory) -> bool {
+    // Relaxed: set before there are workers.
+    memory.header().initializer.load(Ordering::Relaxed) != 0
+}
+
 /// Why an initializer failed, if one did.
 pub(super) fn failure(memory: &Memory) -> Option<String> {
     let word = &memory.header().initializer_failure;

@@ -179,8 +179,9 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// If `workers` is 0, if a worker cannot be started (those that were are ended), or if there is
-    /// no memory for the pool.
+    /// If `workers` is 0, or more than processes of a program may be alive
+    /// ([`is_limit`](crate::Error::is_limit)), if a worker cannot be started (those that were are
+    /// ended), or if there is no memory for the pool.
     pub fn new(workers: usize) -> Result<Self, Error> {
         Self::builder().workers(workers).build()
     }
@@ -213,8 +214,12 @@ impl Pool {
 
     /// How many workers the pool has. One that has ended is replaced, so that it is this many
     /// again. With an [`idle_timeout`](PoolBuilder::idle_timeout) it has at most so many. A pool whose
-    /// workers are on other machines has those that are there, of which there may be none.
+    /// workers are on other machines has those that are there, of which there may be none, and one in
+    /// a copy made by `fork` has none.
     pub fn workers(&self) -> usize {
+        if is_forked() {
+            return 0;
+        }
         match self.inner.carrier() {
             Some(carrier) => carrier.workers(),
             None => self.inner.workers(),
@@ -226,8 +231,9 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// If `workers` is 0, the pool is closed or has stopped, or a worker cannot be started; the pool
-    /// goes on with those there are.
+    /// If `workers` is 0, or more than processes of a program may be alive
+    /// ([`is_limit`](crate::Error::is_limit)), the pool is closed or has stopped, or a worker cannot
+    /// be started; the pool goes on with those there are.
     ///
     /// # Examples
     ///
@@ -249,9 +255,7 @@ impl Pool {
         if is_forked() {
             return Err(Error::forked());
         }
-        if workers == 0 {
-            return Err(builder::no_workers());
-        }
+        builder::check_workers(workers)?;
         self.check_outside("resize")?;
         self.inner.resize(workers)
     }
@@ -323,7 +327,7 @@ impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool")
             .field("name", &self.inner.settings.name)
-            .field("workers", &self.inner.workers())
+            .field("workers", &self.workers())
             .field("is_closed", &self.inner.is_closed())
             .finish_non_exhaustive()
     }

@@ -211,6 +211,9 @@ impl Pool {
     /// Lets a stream in. Its jobs hold entries of the table for as long as nobody takes its results;
     /// half of the table is for calls that somebody waits for.
     fn stream_place(&self) -> Result<Place<'_>, Error> {
+        if is_forked() {
+            return Err(Error::forked());
+        }
         let most = JOBS as usize / 2 / self.inner.window_jobs();
         let streams = &self.inner.streams;
         let place = Place(streams);

@@ -34,6 +34,9 @@ use crate::sys::process::Status;
 const MOST_SERVERS: u32 = 5;
 /// Workers in a row that end before they are ready, after which no more are started.
 const MOST_FAILED_STARTS: u32 = 5;
+/// Times in a row that the system may refuse to start a worker, after which a pool without any gives
+/// up.
+const MOST_REFUSALS: u32 = 5;
 /// Workers in a row that end without having had a job, for each that the pool should have, after
 /// which no more are started.
 const MOST_IDLE_ENDS: u32 = 100;
@@ -57,6 +60,8 @@ pub(super) struct Crew {
     /// Workers in a row that ended before they were ready, and without having had a job.
     failed_starts: u32,
     idle_ends: u32,
+    /// Times in a row that the system refused to start one.
+    refusals: u32,
     /// The jobs that were done when last one looked.
     finished: u64,
     /// No workers are started before, since those before them came to nothing.
@@ -151,10 +156,7 @@ impl Crew {
 
     /// How long no workers are started, after so many.
     fn pause(&self) -> Duration {
-        match self.vain().checked_sub(2) {
-            Some(more) => (FIRST_PAUSE * 2_u32.saturating_pow(more.min(10))).min(LONGEST_PAUSE),
-            None => Duration::ZERO,
-        }
+        self.vain().checked_sub(2).map_or(Duration::ZERO, pause)
     }
 
     /// Whether so many came to nothing that no more are started.
@@ -162,6 +164,11 @@ impl Crew {
         self.failed_starts >= MOST_FAILED_STARTS
             || self.idle_ends >= MOST_IDLE_ENDS.saturating_mul(workers as u32)
     }
+}
+
+/// How long no workers are started, which doubles each time.
+fn pause(times: u32) -> Duration {
+    (FIRST_PAUSE * 2_u32.saturating_pow(times.min(10))).min(LONGEST_PAUSE)
 }
 
 impl Member {
@@ -228,8 +235,7 @@ impl Inner {
         let mut fresh = Vec::new();
         let mut result = Ok(());
         while serving < wanted && !crew.has_given_up(workers) && self.needs_workers() {
-            crew.started += 1;
-            let number = crew.started;
+            let number = crew.started + 1;
             let mut started = self.start_worker(number);
             for _ in 1..MOST_SERVERS {
                 // Nothing has begun, and the server's death is not the pool's.
@@ -253,6 +259,8 @@ impl Inner {
                 is_dismissed: false,
                 stands_by: false,
             };
+            crew.started = number;
+            crew.refusals = 0;
             crew.live.insert(running.holder.bits(), member);
             serving += 1;
         }
@@ -314,8 +322,8 @@ impl Inner {
         if is_short && self.guest().is_some() {
             self.ring_desk();
         } else if is_short && let Err(error) = self.fill_crew() {
-            self.cause.set(format!("{error:#}"));
-            self.break_if_deserted(true);
+            let is_hopeless = self.note_refusal(&error);
+            self.break_if_deserted(is_hopeless);
         }
     }
 
@@ -327,11 +335,14 @@ impl Inner {
             ));
         }
         let mut crew = lock(&self.crew);
+        if let Some(Stop::Broken(error)) = self.stop() {
+            return Err(error.clone());
+        }
         if !self.needs_workers() || self.is_closed() {
             return Err(failure::closed());
         }
         let header = self.memory.header();
-        header.workers.store(workers as u64, Ordering::Relaxed);
+        let before = header.workers.swap(workers as u64, Ordering::Relaxed);
         // Who asks for workers does not wait for them.
         crew.rest = None;
         let mut running = crew.running(&self.memory);
@@ -347,7 +358,19 @@ impl Inner {
         self.tell(|| PoolEvent::Resized { workers });
         fault!("pool.resizing");
         self.memory.ring_workers();
-        self.fill_crew()
+        let result = self.fill_crew();
+        if result.is_err() {
+            let (staying, _) = lock(&self.crew).staying(&self.memory);
+            let there = before.max(staying as u64);
+            // Unless somebody has set another number since.
+            let (asked, order) = (workers as u64, Ordering::Relaxed);
+            let set = header.workers.compare_exchange(asked, there, order, order);
+            if set.is_ok() {
+                let workers = there as usize;
+                self.tell(|| PoolEvent::Resized { workers });
+            }
+        }
+        result
     }
 
     fn start_worker(&self, number: u64) -> Result<(Arc<Running>, Option<Arc<Attendance>>), Error> {
@@ -432,7 +455,7 @@ impl Inner {
         }
         // Everybody: a wake-up may have died with the worker, whichever bell it was for.
         self.memory.ring_everybody();
-        self.replace(who, ended, said, results.is_some());
+        self.replace(who, running, ended, said, results.is_some());
     }
 
     /// Marks the job that the worker was at. Returns the name of its results' block, if there was
@@ -449,6 +472,7 @@ impl Inner {
             let death = Death {
                 who: who.clone(),
                 ended: ended.clone(),
+                is_for_another: false,
             };
             self.record_death(index, death);
             if !job.bury(who.holder) {
@@ -471,7 +495,7 @@ impl Inner {
     }
 
     /// Takes the worker off the list and starts another, if there is need and hope.
-    fn replace(&self, who: Who, ended: &Ended, said: Said, had_job: bool) {
+    fn replace(&self, who: Who, running: &Running, ended: &Ended, said: Said, had_job: bool) {
         let is_planned = said.leave.is_some() && ended.status == Status::Exited(0);
         let finished = self.memory.header().finished.load(Ordering::Relaxed);
         let mut crew = lock(&self.crew);
@@ -505,7 +529,7 @@ impl Inner {
         }
         drop(crew);
         // Now that no more are posted to it.
-        self.refuse_letters(&who, ended, is_planned);
+        self.refuse_letters(&who, running, ended, is_planned);
         self.tell(|| PoolEvent::WorkerEnded {
             reason: match said.leave.filter(|_| is_planned) {
                 Some(leave) => leave.to_string(),
@@ -522,12 +546,22 @@ impl Inner {
     /// Starts the workers that are lacking, or stops the pool if there are none and cannot be.
     pub(super) fn start_lacking(&self) {
         let result = self.fill_crew();
-        if let Err(error) = &result {
-            self.cause.set(format!("{error:#}"));
-        }
-        self.break_if_deserted(result.is_err());
-        self.refuse_if_stuck(result.is_err());
+        let is_hopeless = result.is_err_and(|error| self.note_refusal(&error));
+        self.break_if_deserted(is_hopeless);
+        self.refuse_if_stuck(is_hopeless);
         self.crew_changed.notify_all();
+    }
+
+    /// Notes that a worker could not be started, and has it tried again after a pause: what is short,
+    /// descriptors say, may come back. Returns whether that was so often enough to give up where
+    /// there are no others.
+    pub(super) fn note_refusal(&self, error: &Error) -> bool {
+        self.cause.set_refused(format!("{error:#}"));
+        let mut crew = lock(&self.crew);
+        let pause = pause(crew.refusals);
+        crew.refusals = crew.refusals.saturating_add(1);
+        self.rest_crew(&mut crew, pause);
+        crew.refusals >= MOST_REFUSALS || crew.rest.is_none()
     }
 
     /// The workers that stay, the oldest first.
@@ -554,7 +588,7 @@ impl Inner {
     }
 
     /// Marks the jobs that were for a worker alone, which has ended, and that it did not claim.
-    fn refuse_letters(&self, who: &Who, ended: &Ended, is_planned: bool) {
+    fn refuse_letters(&self, who: &Who, running: &Running, ended: &Ended, is_planned: bool) {
         for index in self.jobs() {
             let job = self.memory.job(index);
             let is_its = job.target.load(Ordering::Relaxed) == who.holder.bits();
@@ -566,6 +600,7 @@ impl Inner {
                 let death = Death {
                     who: who.clone(),
                     ended: ended.clone(),
+                    is_for_another: running.is_killed(),
                 };
                 self.record_death(index, death);
             }
@@ -635,7 +670,11 @@ impl Inner {
     fn describe(&self, who: &Who, ended: &Ended, said: Said) -> String {
         match initializer::failure(&self.memory).filter(|_| !said.is_ready) {
             Some(text) => text,
-            None => failure::describe(who, ended),
+            // With hands shaken there is nothing else that it could have been at.
+            None if !said.is_ready && ended.has_begun && initializer::is_set(&self.memory) => {
+                failure::describe(who, ended, "before its initializer was through")
+            }
+            None => failure::describe(who, ended, "before it had done anything"),
         }
     }
 

@@ -222,6 +222,11 @@ impl Running {
         }
     }
 
+    /// Whether this process killed it.
+    pub(crate) fn is_killed(&self) -> bool {
+        self.is_killed.load(Ordering::Relaxed)
+    }
+
     /// Waits for the end; `None` if the deadline comes first.
     ///
     /// Without a deadline a standard input that nobody has taken is closed: nobody else will, and the

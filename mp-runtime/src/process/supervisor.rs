@@ -127,7 +127,7 @@ pub(super) fn watch_server(server: &Arc<Life>) -> io::Result<()> {
 }
 
 /// Whether this process's exit has begun.
-pub(super) fn is_exiting() -> bool {
+pub(crate) fn is_exiting() -> bool {
     // Relaxed: a start that is under way goes on, and its child notices that we are gone.
     EXITING.load(Ordering::Relaxed)
 }

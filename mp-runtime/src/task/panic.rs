@@ -75,7 +75,8 @@ fn describe(payload: Box<dyn Any + Send>) -> PanicInfo {
         })
 }
 
-fn text_of(payload: &(dyn Any + Send)) -> &str {
+/// What a panic said.
+pub(crate) fn text_of(payload: &(dyn Any + Send)) -> &str {
     if let Some(text) = payload.downcast_ref::<&'static str>() {
         text
     } else if let Some(text) = payload.downcast_ref::<String>() {
