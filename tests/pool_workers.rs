@@ -126,12 +126,38 @@ fn initializer_that_fails_stops_the_pool_after_a_few_starts() -> AnyResult {
             }
             let pool = builder.build()?;
             let error = pool.apply(pid, ()).unwrap_err();
-            let why = format!("exited with code {code} before its initializer was through");
+            let why = format!("exited with code {code} before its initializer");
             assert!(error.to_string().contains(&why), "{error}");
             pool.terminate();
             let starts = starts.len();
             assert!((1..=5).contains(&starts), "{starts} starts");
         }
+    }
+    Ok(())
+}
+
+#[mp::task(timeout = "50ms")]
+fn hang() {
+    loop {
+        std::thread::park();
+    }
+}
+
+#[mp::task(timeout = "1h")]
+fn not_hang() {}
+
+#[test]
+fn initializer_that_takes_longer_than_it_may_fails() -> AnyResult {
+    let _watchdog = watchdog(120);
+    for is_isolated in [false, true] {
+        let mut builder = Pool::builder();
+        builder.workers(1).isolated(is_isolated);
+        let pool = builder.initializer(hang, ()).build()?;
+        let error = pool.apply(pid, ()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("hang") && text.contains("50ms"), "{error}");
+        let pool = builder.initializer(not_hang, ()).build()?;
+        assert_eq!(pool.map(square, 0..4)?, [0, 1, 4, 9]);
     }
     Ok(())
 }

@@ -91,7 +91,8 @@ impl PoolBuilder {
     /// Has each worker make a call before it runs anything else; it can keep what tasks are to find
     /// there with [`set_worker_state`](crate::set_worker_state).
     ///
-    /// It fails if it returns an error, if it panics, or if the worker ends in it. Then another worker
+    /// It fails if it returns an error, if it panics, if the worker ends in it, or if it takes longer than
+    /// a `timeout` of its attribute, `#[mp::task(timeout = "30s")]`, lets it. Then another worker
     /// is started, each after a longer pause, a tenth of a second at most; after five in a row no more
     /// are. A pool that has no workers left then stops, and its calls say why.
     ///

@@ -7,6 +7,7 @@ use crate::loom::Ordering;
 use crate::process::current_process;
 use crate::shm::buffer::Buffer;
 use crate::shm::{BlockId, Owner};
+use crate::sys;
 use crate::task::call::read_record;
 use crate::task::effect;
 use crate::task::registry;
@@ -20,6 +21,10 @@ pub(super) fn run(items: &[u8]) -> Result<(), String> {
     let Some((task, arguments)) = call else {
         return Err("its initializer is no task here".to_owned());
     };
+    let limit = task.options.timeout.map(sys::signal::kill_timer);
+    let _limit = limit
+        .transpose()
+        .map_err(|error| format!("the time of its initializer could not be limited: {error}"))?;
     effect::run(task, arguments).map_err(|error: TaskError| {
         let name = current_process().name().to_owned();
         error.with_process(name, std::process::id()).to_string()
@@ -46,10 +51,19 @@ pub(super) fn note_failure(memory: &Memory, me: Owner, text: &String) {
     }
 }
 
-/// Whether workers have such a call to make.
-pub(super) fn is_set(memory: &Memory) -> bool {
+/// When a worker ended that was not through with it, in words; `None` if workers have none.
+pub(super) fn not_through(memory: &Memory) -> Option<String> {
+    let header = memory.header();
     // Relaxed: set before there are workers.
-    memory.header().initializer.load(Ordering::Relaxed) != 0
+    let block = header.initializer.load(Ordering::Relaxed);
+    let len = header.initializer_len.load(Ordering::Relaxed) as usize;
+    let (name, _) = wire::read_items(memory.bytes(block, len)?)?;
+    let limit = registry::by_name(name).ok()?.options.timeout;
+    let limit = limit.map(|limit| format!(", which may take {limit:?}"));
+    let limit = limit.unwrap_or_default();
+    Some(format!(
+        "before its initializer \"{name}\" was through{limit}"
+    ))
 }
 
 /// Why an initializer failed, if one did.

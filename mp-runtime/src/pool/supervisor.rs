@@ -668,14 +668,19 @@ impl Inner {
 
     /// Why a worker that had no job ended, in words.
     fn describe(&self, who: &Who, ended: &Ended, said: Said) -> String {
-        match initializer::failure(&self.memory).filter(|_| !said.is_ready) {
-            Some(text) => text,
-            // With hands shaken there is nothing else that it could have been at.
-            None if !said.is_ready && ended.has_begun && initializer::is_set(&self.memory) => {
-                failure::describe(who, ended, "before its initializer was through")
-            }
-            None => failure::describe(who, ended, "before it had done anything"),
+        if !said.is_ready
+            && let Some(text) = initializer::failure(&self.memory)
+        {
+            return text;
         }
+        // With hands shaken there is nothing else that it could have been at.
+        let initializing = (!said.is_ready && ended.has_begun)
+            .then(|| initializer::not_through(&self.memory))
+            .flatten();
+        let when = initializing
+            .as_deref()
+            .unwrap_or("before it had done anything");
+        failure::describe(who, ended, when)
     }
 
     /// Who a worker is or was, for an error.

@@ -195,8 +195,8 @@ pub(crate) mod signal {
     pub(crate) use super::platform::{
         ending::announce,
         signal::{
-            arm_parent_death, block_signals, die_with, kill_self_after, leave_to_parent,
-            signal_name,
+            arm_parent_death, block_signals, die_with, kill_self_after, kill_timer,
+            leave_to_parent, signal_name,
         },
     };
 }

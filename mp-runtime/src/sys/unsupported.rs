@@ -461,6 +461,10 @@ pub(crate) mod signal {
         unsupported()
     }
 
+    pub(crate) fn kill_timer(_time: Duration) -> io::Result<()> {
+        unsupported()
+    }
+
     pub(crate) fn leave_to_parent(_signal: i32) -> io::Result<()> {
         unsupported()
     }

@@ -85,8 +85,24 @@ pub(crate) fn block_signals() {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), ptr::null_mut()) };
 }
 
+/// A time after which this process is killed, unless this is dropped before.
+#[derive(Debug)]
+pub(crate) struct KillTimer(libc::timer_t);
+
+impl Drop for KillTimer {
+    fn drop(&mut self) {
+        // SAFETY: made by `kill_timer`, and deleted here alone.
+        unsafe { libc::timer_delete(self.0) };
+    }
+}
+
 /// Has this process killed when the time has passed, whatever it does.
 pub(crate) fn kill_self_after(time: Duration) -> io::Result<()> {
+    kill_timer(time).map(std::mem::forget)
+}
+
+/// As [`kill_self_after`], until what it returns is dropped.
+pub(crate) fn kill_timer(time: Duration) -> io::Result<KillTimer> {
     // SAFETY: all zeros is a valid sigevent, which consists of integers and a pointer.
     let mut event: libc::sigevent = unsafe { MaybeUninit::zeroed().assume_init() };
     event.sigev_notify = libc::SIGEV_SIGNAL;
@@ -95,7 +111,7 @@ pub(crate) fn kill_self_after(time: Duration) -> io::Result<()> {
     // SAFETY: `event` is initialised and `timer` valid to write.
     check(unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, timer.as_mut_ptr()) })?;
     // SAFETY: timer_create succeeded, so it has written the id.
-    let timer = unsafe { timer.assume_init() };
+    let timer = KillTimer(unsafe { timer.assume_init() });
     let setting = libc::itimerspec {
         it_interval: libc::timespec {
             tv_sec: 0,
@@ -109,8 +125,8 @@ pub(crate) fn kill_self_after(time: Duration) -> io::Result<()> {
     };
     // SAFETY: `timer` is the id just made, `setting` is valid to read, and the old setting is not
     // asked for.
-    check(unsafe { libc::timer_settime(timer, 0, &setting, ptr::null_mut()) })?;
-    Ok(())
+    check(unsafe { libc::timer_settime(timer.0, 0, &setting, ptr::null_mut()) })?;
+    Ok(timer)
 }
 
 /// Has a child leave a signal to its parent, Ctrl-C for one: an interrupt from the terminal, which
