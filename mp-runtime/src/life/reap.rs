@@ -106,7 +106,7 @@ impl Program {
         // Relaxed: read under the lock only.
         self.header().burying.store(dead.bits(), Ordering::Relaxed);
         // The dead one may have taken a wake-up with it that was meant for another.
-        for thread in &slot.threads {
+        for thread in slot.records() {
             let sleeping = thread.sleeping.load(Ordering::Acquire);
             if sleeping != 0 {
                 let word: &AtomicU32 = self.region().at(sleeping);
@@ -116,7 +116,7 @@ impl Program {
             }
         }
         fault!("reap.woken");
-        for thread in &slot.threads {
+        for thread in slot.records() {
             for (words, debt) in thread.debts() {
                 self.count_lost(debt, words.word());
             }

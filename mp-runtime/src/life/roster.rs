@@ -102,6 +102,8 @@ impl Roster {
                 slot.message.store(0, Ordering::Relaxed);
                 slot.out_of_memory
                     .store(0, std::sync::atomic::Ordering::Relaxed);
+                // All were given up when the last one was buried.
+                slot.reach.store(0, Ordering::Relaxed);
                 slot.outcome.store(0, Ordering::Relaxed);
                 slot.outcome_len.store(0, Ordering::Relaxed);
                 slot.outcome_parcel.store(0, Ordering::Relaxed);
@@ -178,7 +180,7 @@ impl Roster {
             if index != dead.slot() && slot.state().0 != State::Dead {
                 continue;
             }
-            for (words, debt) in slot.threads.iter().flat_map(Thread::debts) {
+            for (words, debt) in slot.records().iter().flat_map(Thread::debts) {
                 if Some(debt.counter) == offset && u64::from(debt.before) == now {
                     words.settle();
                 }
@@ -188,14 +190,21 @@ impl Roster {
 
     #[cold]
     fn claim_thread(&self) -> Option<&'static Thread> {
-        let threads: &[Thread; MAX_THREADS] = &self.my_slot().threads;
-        threads.iter().find(|thread| {
-            thread.taken.load(Ordering::Relaxed) == 0
-                && thread
-                    .taken
-                    .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed)
-                    .is_ok()
-        })
+        let slot = self.my_slot();
+        let threads: &[Thread; MAX_THREADS] = &slot.threads;
+        let found = threads.iter().zip(1..).find(|(thread, count)| {
+            if thread.taken.load(Ordering::Relaxed) != 0 {
+                return false;
+            }
+            // AcqRel: pairs with the Acquire in `records`. Before it is taken, so that who buries us
+            // looks at all that are.
+            slot.reach.fetch_max(*count, Ordering::AcqRel);
+            thread
+                .taken
+                .compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+        });
+        found.map(|(thread, _)| thread)
     }
 
     fn head(&self) -> &'static Head {

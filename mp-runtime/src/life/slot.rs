@@ -23,7 +23,8 @@ shared! {
         pub(crate) doorbell: Bell,
         /// 1 once the process aborts for want of memory. Not loom's: a signal handler writes it.
         pub(crate) out_of_memory: std::sync::atomic::AtomicU32,
-        _pad: AtomicU32,
+        /// Records that its threads have ever used: all behind them are zeros. Raised before one is used.
+        pub(super) reach: AtomicU32,
         /// The process's name.
         pub(crate) name: Text,
         /// The block with what the process is to do.
@@ -180,6 +181,13 @@ impl Slot {
     pub(crate) fn generation(&self) -> u32 {
         // Acquire: who finds a generation past finds all that the dead process wrote.
         self.word.load(Ordering::Acquire) % Holder::GENERATIONS
+    }
+
+    /// The records that its threads have ever used.
+    pub(super) fn records(&self) -> &[Thread] {
+        // Acquire: pairs with the AcqRel in `claim_thread`.
+        let reach = self.reach.load(Ordering::Acquire) as usize;
+        &self.threads[..reach.min(MAX_THREADS)]
     }
 
     /// Process id; zero until the process was started.
