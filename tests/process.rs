@@ -1202,6 +1202,36 @@ fn child_outlives_the_thread_that_started_it() {
     assert_eq!(child.join().unwrap(), 3);
 }
 
+/// What children find that are started by another thread, which has ended, and by the main one, which
+/// has become nicer than that, and what that one has itself.
+#[mp::task]
+fn start_by_both() -> mp::Result<[(Option<String>, i32, usize); 3]> {
+    let start = || Process::new(cpus_and_nice, ()).start();
+    let by_another = std::thread::spawn(start).join().unwrap()?;
+    // SAFETY: takes integers; it is about this thread.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    // SAFETY: as above.
+    let set = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice + 3) };
+    assert_eq!(set, 0);
+    let by_main = start()?;
+    Ok([by_another.join()?, by_main.join()?, cpus_and_nice()])
+}
+
+#[test]
+fn child_of_a_main_thread_has_what_that_has() {
+    let _watchdog = watchdog(60);
+    // A task runs on the main thread of its process.
+    let [by_another, by_main, main] = Process::new(start_by_both, ())
+        .start()
+        .unwrap()
+        .join()
+        .unwrap()
+        .unwrap();
+    assert_eq!(by_main, main);
+    assert_eq!(by_another.1 + 3, main.1);
+    assert_eq!(by_another.0, main.0);
+}
+
 #[test]
 fn cpu_count_is_what_this_process_may_use() {
     let count = mp::cpu_count();
@@ -1478,6 +1508,22 @@ fn programs_file_may_be_moved() {
         fs::copy("/bin/false", &program).unwrap();
         let child = Process::new(names_down_to, (1,)).start().unwrap();
         assert_eq!(child.join().unwrap().unwrap().len(), 3);
+    });
+}
+
+#[test]
+fn programs_file_may_be_replaced_between_two_starts() {
+    alone_in_a_copy("programs_file_may_be_replaced_between_two_starts", || {
+        let _watchdog = watchdog(60);
+        let program = std::env::current_exe().unwrap();
+        let start = || Process::new(add, (20, 22)).start().unwrap();
+        assert_eq!(start().join().unwrap(), 42);
+        fs::rename(&program, program.with_extension("moved")).unwrap();
+        assert_eq!(start().join().unwrap(), 42);
+        fs::copy("/bin/false", &program).unwrap();
+        assert_eq!(start().join().unwrap(), 42);
+        fs::rename(program.with_extension("moved"), &program).unwrap();
+        assert_eq!(start().join().unwrap(), 42);
     });
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::launcher;
-use super::order::{Answer, MOST, Order, Parts};
+use super::order::{Answer, MOST_ANSWER, Order, Parts};
 use super::running::Running;
 use super::spawn::{INIT_PASSED, Request, arguments, environment};
 use super::supervisor;
@@ -20,7 +20,7 @@ use crate::life::program;
 use crate::shm::buffer::Buffer;
 use crate::sync::raw::Holder;
 use crate::sys;
-use crate::sys::process::{Fingerprint, Spawn, Status};
+use crate::sys::process::{Fingerprint, Spawn, Status, Tick};
 use crate::sys::startup::{Claim, Extra};
 use crate::task::{Arguments, TaskFn, assert_task, encode_arguments, registry};
 use crate::wire::transfer;
@@ -202,6 +202,7 @@ pub(super) fn launch(
     };
     supervisor::ensure().map_err(failed)?;
     let deadline = Deadline::after(timeout);
+    let before = Tick::now();
     let pid = match server.order(&request, deadline) {
         Ok(Some(pid)) => pid,
         Ok(None) => {
@@ -214,7 +215,7 @@ pub(super) fn launch(
         }
         Err(error) => return Err(failed(error)),
     };
-    launcher::watch(pid, request).map_err(|error| {
+    launcher::watch(pid, before, request).map_err(|error| {
         sys::process::kill_unwatched(pid);
         Error::not_started("the process could not be watched", error)
     })
@@ -235,7 +236,7 @@ impl Server {
         // Before it runs, so that nobody is waited for.
         send_preload(control.as_fd(), recipe.preload.as_deref()).map_err(failed)?;
         let (socket, their_socket) = sys::fd::socket_pair().map_err(failed)?;
-        let fingerprint = sys::process::own_fingerprint().map_err(failed)?;
+        let (path, fingerprint) = sys::process::executable().map_err(failed)?;
         let claim = Claim {
             parent_pid: std::process::id(),
             by_init: recipe.by_init,
@@ -253,8 +254,8 @@ impl Server {
             let null = File::open("/dev/null")?;
             let arena = program().map_err(io::Error::other)?.memory();
             let pid = sys::process::spawn(&Spawn {
-                path: &sys::process::executable(fingerprint)?,
-                argv: &arguments(),
+                path: &path,
+                argv: arguments(),
                 envp: &envp,
                 stdio: [Some(null.as_fd()), None, None],
                 inherit: &[their_socket.as_fd(), their_control.as_fd(), arena],
@@ -358,7 +359,7 @@ impl Server {
     fn last_words(&self) -> io::Result<Option<Answer>> {
         let control = self.control.as_fd();
         if sys::fd::wait_readable(&[control], Some(Duration::ZERO))?
-            && let Ok(Some((bytes, _))) = sys::fd::receive_packet(control, MOST)
+            && let Ok(Some((bytes, _))) = sys::fd::receive_packet(control, MOST_ANSWER)
         {
             return Ok(Some(Answer::parse(&bytes)));
         }

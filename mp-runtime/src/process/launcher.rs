@@ -1,7 +1,8 @@
 //! The thread that starts children.
 //!
 //! It lives as long as the process, because a child asks for a signal when its parent's *thread*
-//! ends. It runs no user code.
+//! ends. It runs no user code. The main thread lives as long, so that what it starts it starts itself:
+//! the launcher would have to be woken for it.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
@@ -14,7 +15,7 @@ use crate::fault::fault;
 use crate::life::program::existing;
 use crate::sync::raw::Holder;
 use crate::sys;
-use crate::sys::process::Spawn;
+use crate::sys::process::{Spawn, Tick};
 
 type Order = Box<dyn FnOnce() + Send>;
 
@@ -30,6 +31,9 @@ pub(super) fn run<T: Send + 'static>(
     static LAUNCHER: OnceLock<Mutex<Option<Sender<Order>>>> = OnceLock::new();
 
     supervisor::ensure()?;
+    if sys::process::is_main_thread() {
+        return start();
+    }
     let (reply, answer) = sync_channel(1);
     // Nobody waits any more if the starting thread is gone; the child is watched all the same.
     let order: Order = Box::new(move || drop(reply.send(start())));
@@ -61,26 +65,26 @@ fn take(orders: Receiver<Order>) {
 }
 
 fn start(mut request: Request) -> io::Result<Arc<Running>> {
-    let path = sys::process::executable(request.claim.fingerprint)?;
     request.envp.push(request.claim.to_variable());
+    let before = Tick::now();
     let pid = sys::process::spawn(&Spawn {
-        path: &path,
-        argv: &arguments(),
+        path: request.path.as_deref().unwrap_or_default(),
+        argv: arguments(),
         envp: &request.envp,
         stdio: request.streams.each_ref().map(|stream| stream.theirs()),
         inherit: &request.inherited(),
     })?;
     fault!("start.spawned");
     // A child that can't be watched would end unseen, and in a slot that is free for another.
-    watch(pid, request).inspect_err(|_| sys::process::kill_unwatched(pid))
+    watch(pid, before, request).inspect_err(|_| sys::process::kill_unwatched(pid))
 }
 
-/// Records and watches a child that was made.
-pub(super) fn watch(pid: u32, request: Request) -> io::Result<Arc<Running>> {
+/// Records and watches a child that was made since `before`.
+pub(super) fn watch(pid: u32, before: Tick, request: Request) -> io::Result<Arc<Running>> {
     // Not reaped by us before we say so, so the number is still the child's.
     let pidfd = match sys::process::pidfd_open(pid) {
         Ok(pidfd) => {
-            record(pid, &request);
+            record(pid, before, &request);
             pidfd
         }
         // It has ended, and other code of this program has reaped it, or the kernel where SIGCHLD is
@@ -94,14 +98,14 @@ pub(super) fn watch(pid: u32, request: Request) -> io::Result<Arc<Running>> {
 }
 
 /// Tells everybody which process it is, and the kernel to take it before us if memory is short.
-fn record(pid: u32, request: &Request) {
+fn record(pid: u32, before: Tick, request: &Request) {
     if let Some(program) = existing() {
-        let start_time = sys::process::start_time(pid).unwrap_or(0);
+        let start_time = sys::process::start_time_since(pid, before).unwrap_or(0);
         let holder = Holder::new(request.claim.slot, request.claim.generation);
         program.roster.record_process(holder, pid, start_time);
     }
     // The child of a fork server has its maker's.
-    if !request.is_forked {
+    if request.path.is_some() {
         sys::process::raise_oom_score(pid);
     }
 }

@@ -2,8 +2,9 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-/// Bytes of the longest message.
-pub(super) const MOST: usize = 64 * 1024;
+/// Bytes of the name of a preload task, and of an answer, at most.
+pub(super) const MOST_NAME: usize = 64 * 1024;
+pub(super) const MOST_ANSWER: usize = 4096;
 
 /// The child that is to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub(super) struct Parts<Fd> {
 const REGION: u8 = 1 << 3;
 
 impl Order {
-    const LEN: usize = 17;
+    pub(super) const LEN: usize = 17;
 
     pub(super) fn to_bytes(self, parts: &Parts<BorrowedFd<'_>>) -> [u8; Order::LEN] {
         let mut present = if parts.region.is_some() { REGION } else { 0 };
@@ -99,7 +100,7 @@ impl Answer {
             Answer::Unfit(text) => (b'u', text.as_str()),
         };
         let mut bytes = vec![tag];
-        bytes.extend_from_slice(&text.as_bytes()[..text.len().min(MOST - 1)]);
+        bytes.extend_from_slice(&text.as_bytes()[..text.len().min(MOST_ANSWER - 1)]);
         bytes
     }
 

@@ -98,6 +98,8 @@ pub(crate) struct Running {
     on_end: Mutex<Option<OnEnd>>,
     /// Threads that wait for the end.
     joiners: AtomicU32,
+    /// Whether its end wakes the supervisor.
+    is_watched: AtomicBool,
 }
 
 /// How a child ended.
@@ -203,6 +205,7 @@ impl Running {
             is_unwanted: AtomicBool::new(false),
             on_end: Mutex::new(on_end),
             joiners: AtomicU32::new(0),
+            is_watched: AtomicBool::new(true),
         }
     }
 
@@ -237,6 +240,11 @@ impl Running {
         }
         self.joiners.fetch_add(1, Ordering::SeqCst);
         let mut ended = self.settle();
+        if ended.is_none() && deadline == Deadline::NEVER {
+            // Whoever waits without a deadline sees the end and settles it. The supervisor would be
+            // woken by the same end, and be in the way.
+            supervisor::leave_to_joiner(self);
+        }
         while ended.is_none() && !deadline.has_passed() {
             // An error would be one of memory: the next round looks again.
             let _ = sys::fd::wait_readable(&[self.pidfd()], deadline.remaining());
@@ -253,6 +261,13 @@ impl Running {
         // SeqCst: it reads the count after it saw the end, a joiner looks for the end after it
         // left the count; one of the two sees the other.
         self.joiners.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether its end wakes the supervisor; from now on it does not. Once, to whoever asks first, who is
+    /// to see to that.
+    pub(super) fn end_watch(&self) -> bool {
+        // Relaxed: it is about the descriptor alone, which is open as long as this is borrowed.
+        self.is_watched.swap(false, Ordering::Relaxed)
     }
 
     /// If the child has ended, gives back what it held and keeps what came of it; once, whoever

@@ -99,8 +99,8 @@ pub(crate) enum Job {
 pub(super) struct Request {
     /// The child's name.
     pub(super) name: String,
-    /// Whether the fork server is to make it.
-    pub(super) is_forked: bool,
+    /// What is executed; nothing if the fork server is to make it.
+    pub(super) path: Option<CString>,
     pub(super) claim: Claim,
     pub(super) socket: OwnedFd,
     /// Kept open until the child has its copies.
@@ -161,14 +161,17 @@ pub(crate) fn start(
         (_, Job::Isolated { .. }) | (StartMethod::Spawn, _) => None,
         (StartMethod::ForkServer, _) => Some(fork_server::current()?),
     };
-    let fingerprint = match &server {
-        Some(server) => server.fingerprint(),
-        None => crate::sys::process::own_fingerprint().map_err(|error| {
-            Error::not_started(
-                format!("process \"{name}\": could not look at the program's file"),
-                error,
-            )
-        })?,
+    let (path, fingerprint) = match &server {
+        Some(server) => (None, server.fingerprint()),
+        None => {
+            let (path, own) = crate::sys::process::executable().map_err(|error| {
+                Error::not_started(
+                    format!("process \"{name}\": could not look at the program's file"),
+                    error,
+                )
+            })?;
+            (Some(path), own)
+        }
     };
 
     let holder = program.roster.reserve(&name).ok_or_else(|| {
@@ -226,9 +229,13 @@ pub(crate) fn start(
             .current_dir
             .map(|path| path.as_os_str().as_bytes().to_vec()),
         asked: settings.asked,
-        inherited: settings
-            .inherited
-            .unwrap_or_else(Scheduling::of_this_thread),
+        // Who is started by this very thread, and not by the launcher's, has it already.
+        inherited: settings.inherited.unwrap_or_else(|| {
+            match server.is_none() && crate::sys::process::is_main_thread() {
+                true => Scheduling::default(),
+                false => Scheduling::of_this_thread(),
+            }
+        }),
         limits: settings.limits,
         #[cfg(feature = "sandbox")]
         sandbox: settings.sandbox,
@@ -277,7 +284,7 @@ pub(crate) fn start(
     let make_name = name.clone();
     let request = Request {
         name: name.clone(),
-        is_forked: server.is_some(),
+        path,
         claim,
         socket: their_socket,
         streams,
@@ -346,10 +353,13 @@ impl Drop for Parts {
 }
 
 /// The arguments of this program.
-pub(super) fn arguments() -> Vec<CString> {
-    std::env::args_os()
-        .map(|argument| CString::new(argument.into_vec()).unwrap_or_default())
-        .collect()
+pub(super) fn arguments() -> &'static [CString] {
+    static ARGUMENTS: OnceLock<Vec<CString>> = OnceLock::new();
+    ARGUMENTS.get_or_init(|| {
+        std::env::args_os()
+            .map(|argument| CString::new(argument.into_vec()).unwrap_or_default())
+            .collect()
+    })
 }
 
 /// The child's whole environment, but for our own variable.
@@ -377,6 +387,8 @@ pub(super) fn environment(changes: &[(OsString, Option<OsString>)]) -> Result<Ve
         .into_iter()
         .filter_map(|(name, value)| {
             let mut entry = name.into_vec();
+            // And one for the NUL.
+            entry.reserve_exact(value.len() + 2);
             entry.push(b'=');
             entry.extend_from_slice(value.as_bytes());
             CString::new(entry).ok()

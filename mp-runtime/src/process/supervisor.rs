@@ -137,7 +137,7 @@ pub(super) fn forget(running: &Running) {
     let Some(supervisor) = SUPERVISOR.get() else {
         return;
     };
-    let _ = supervisor.poller.remove(running.pidfd());
+    supervisor.leave(running);
     running.with_stderr(|pipe| {
         let _ = supervisor.poller.remove(pipe);
     });
@@ -159,6 +159,14 @@ pub(super) fn forget(running: &Running) {
     };
     // Outside of the lock: the last handle of a child gives memory back.
     drop(gone);
+}
+
+/// Leaves the end of a child to somebody who waits for it without a deadline. It stays on the list until
+/// it is settled: for its handshake, and among the children of this process.
+pub(super) fn leave_to_joiner(running: &Running) {
+    if let Some(supervisor) = SUPERVISOR.get() {
+        supervisor.leave(running);
+    }
 }
 
 /// Leaves a standard error to whoever took it.
@@ -268,6 +276,13 @@ impl Supervisor {
             .unwrap_or_else(|poison| poison.into_inner())
     }
 
+    /// Is no longer woken by the end of a child.
+    fn leave(&self, running: &Running) {
+        if running.end_watch() {
+            let _ = self.poller.remove(running.pidfd());
+        }
+    }
+
     /// Begins to look at what is watched: from now on whoever watches more wakes the thread. Returns
     /// up to where it sees all.
     fn begin_look(&self) -> u64 {
@@ -349,7 +364,7 @@ fn handle(supervisor: &Supervisor, token: u64) {
         }
     } else if child.is_joined() {
         // Not again for the same end: the joiner takes it off the list.
-        let _ = supervisor.poller.remove(child.pidfd());
+        supervisor.leave(&child);
     } else {
         child.settle();
     }

@@ -9,7 +9,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::child;
-use super::order::{Answer, MOST, Order, Parts};
+use super::order::{Answer, MOST_NAME, Order, Parts};
 use crate::fault::fault;
 use crate::shm::buffer::Buffer;
 use crate::sys;
@@ -45,8 +45,11 @@ pub(super) fn serve(claim: &'static Claim, socket: OwnedFd, control: RawFd) -> !
     let build = child::check_build(claim).err();
     let unfit = build.map(|error| format!("{error:#}")).or(unfit);
     let unfit = preload(control.as_fd()).err().or(unfit);
+    // Once for all children.
+    registry::prepare();
+    panic::install_hook();
     loop {
-        let (bytes, fds) = match sys::fd::receive_packet(control.as_fd(), MOST) {
+        let (bytes, fds) = match sys::fd::receive_packet(control.as_fd(), Order::LEN) {
             Ok(Some(message)) => message,
             // What was asked could not be understood, but it will be answered.
             Err(error) if error.raw_os_error().is_none() => {
@@ -57,23 +60,28 @@ pub(super) fn serve(claim: &'static Claim, socket: OwnedFd, control: RawFd) -> !
             Ok(None) | Err(_) => sys::process::exit_now(0),
         };
         fault!("fork.ordered");
-        let reply = match (&unfit, &arena, Order::parse(&bytes, fds)) {
-            (None, Ok(arena), Some((order, parts))) => {
-                match sys::fork::fork_sibling(arena, order.pid_place) {
-                    Ok(Forked::Original) => Answer::Made,
-                    Ok(Forked::Sibling) => {
-                        // The server's own.
-                        drop((control, socket));
-                        begin(claim, order, parts)
-                    }
-                    Err(error) => Answer::Failed(error.to_string()),
-                }
+        let ordered = Order::parse(&bytes, fds);
+        let forked = match (&unfit, &arena, &ordered) {
+            (None, Ok(arena), Some((order, _))) => sys::fork::fork_sibling(arena, order.pid_place)
+                .map_err(|error| Answer::Failed(error.to_string())),
+            (Some(why), ..) => Err(Answer::Unfit(why.clone())),
+            _ => Err(Answer::Failed(
+                "it was asked for something that makes no sense".to_owned(),
+            )),
+        };
+        let (reply, ordered) = match (forked, ordered) {
+            (Ok(Forked::Sibling), Some((order, parts))) => {
+                // The server's own.
+                drop((control, socket));
+                begin(claim, order, parts)
             }
-            (Some(why), ..) => Answer::Unfit(why.clone()),
-            _ => Answer::Failed("it was asked for something that makes no sense".to_owned()),
+            // Kept until it is answered: what closing them takes need not be waited for.
+            (Ok(_), ordered) => (Answer::Made, ordered),
+            (Err(answer), ordered) => (answer, ordered),
         };
         fault!("fork.forked");
         answer(control.as_fd(), &reply);
+        drop(ordered);
     }
 }
 
@@ -84,7 +92,7 @@ fn answer(control: BorrowedFd<'_>, answer: &Answer) {
 
 /// Makes the call that is to be made before any child is, and sees that this process can be copied.
 fn preload(control: BorrowedFd<'_>) -> Result<(), String> {
-    let first = sys::fd::receive_packet(control, MOST).map_err(|error| error.to_string())?;
+    let first = sys::fd::receive_packet(control, MOST_NAME).map_err(|error| error.to_string())?;
     let Some((bytes, fds)) = first else {
         sys::process::exit_now(0);
     };

@@ -116,8 +116,9 @@ pub(crate) mod process {
             command::end_with_us,
             limits::{affinity, cpu_count, nice, set_affinity, set_nice},
             process::{
-                executable, exit_now, is_gone, kill_unwatched, on_exit, own_fingerprint,
-                pidfd_open, pidfd_signal, raise_oom_score, reap, spawn, start_time,
+                Tick, executable, exit_now, is_gone, is_main_thread, kill_unwatched, on_exit,
+                own_fingerprint, pidfd_open, pidfd_signal, raise_oom_score, reap, spawn,
+                start_time, start_time_since,
             },
             rlimit::{limit, note_out_of_memory, out_of_memory_kills, own_memory, private_memory},
         },

@@ -258,6 +258,10 @@ pub(crate) mod process {
         unsupported()
     }
 
+    pub(crate) fn is_main_thread() -> bool {
+        false
+    }
+
     pub(crate) fn pidfd_open(_pid: u32) -> io::Result<OwnedFd> {
         unsupported()
     }
@@ -280,6 +284,19 @@ pub(crate) mod process {
         unsupported()
     }
 
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct Tick;
+
+    impl Tick {
+        pub(crate) fn now() -> Tick {
+            Tick
+        }
+    }
+
+    pub(crate) fn start_time_since(_pid: u32, _before: Tick) -> io::Result<u64> {
+        unsupported()
+    }
+
     pub(crate) fn is_gone(_pid: u32, _start: u64) -> bool {
         false
     }
@@ -290,7 +307,7 @@ pub(crate) mod process {
         unsupported()
     }
 
-    pub(crate) fn executable(_own: Fingerprint) -> io::Result<CString> {
+    pub(crate) fn executable() -> io::Result<(CString, Fingerprint)> {
         unsupported()
     }
 

@@ -143,6 +143,11 @@ pub(crate) fn by_name(name: &str) -> Result<&'static Entry, Error> {
     registry().by_name(name)
 }
 
+/// Makes the registry now, for copies of this process that will need it.
+pub(crate) fn prepare() {
+    registry();
+}
+
 fn registry() -> &'static Registry {
     static REGISTRY: OnceLock<Registry> = OnceLock::new();
     // Not before it is needed: constructors that add entries may still be due.

@@ -20,6 +20,10 @@ use std::{
     },
     path::Path,
     ptr,
+    sync::{
+        Mutex,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use super::{
@@ -253,6 +257,51 @@ pub(crate) fn start_time(pid: u32) -> io::Result<u64> {
     Ok(Stat::read(pid)?.start_time)
 }
 
+/// A moment on the clock by which the kernel says when a process started, in the same ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tick(u64);
+
+impl Tick {
+    /// This moment.
+    pub(crate) fn now() -> Tick {
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: points to a timespec that is ours. The call cannot fail for this clock.
+        unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+        // SAFETY: takes and returns integers.
+        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        let tick = 1_000_000_000 / u64::try_from(per_second).unwrap_or(100).max(1);
+        Tick((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) / tick)
+    }
+}
+
+/// As [`start_time`], for a process that was started since `before`: if that is this same tick, there is
+/// no need to ask, which makes the kernel build an entry of `/proc` that it must take apart again.
+pub(crate) fn start_time_since(pid: u32, before: Tick) -> io::Result<u64> {
+    // Not every kernel that runs Linux programs need count alike, so it is tried first.
+    const UNKNOWN: u8 = 0;
+    const ALIKE: u8 = 1;
+    const DIFFERENT: u8 = 2;
+    static CLOCKS: AtomicU8 = AtomicU8::new(UNKNOWN);
+    let only = (Tick::now() == before).then_some(before.0);
+    // Relaxed: the value is all there is.
+    let clocks = CLOCKS.load(Ordering::Relaxed);
+    match only {
+        Some(tick) if clocks == ALIKE => return Ok(tick),
+        _ => {}
+    }
+    let told = start_time(pid)?;
+    if let Some(tick) = only
+        && clocks == UNKNOWN
+    {
+        let found = if tick == told { ALIKE } else { DIFFERENT };
+        CLOCKS.store(found, Ordering::Relaxed);
+    }
+    Ok(told)
+}
+
 /// Returns how many threads this process has.
 pub(super) fn own_threads() -> io::Result<u64> {
     Ok(Stat::read(std::process::id())?.threads)
@@ -359,18 +408,41 @@ fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
     })
 }
 
-/// Returns a path that executes this program again, whose file is `own`.
+/// Returns a path that executes this program again, and the identity of the file.
 ///
 /// Its own path where that still leads to it: a process started through `/proc/self/exe` is called
 /// "exe", and valgrind and qemu refuse it.
-pub(crate) fn executable(own: Fingerprint) -> io::Result<CString> {
+pub(crate) fn executable() -> io::Result<(CString, Fingerprint)> {
+    /// What was found last. Where the path still leads to a file of that identity, it leads to ours,
+    /// whose number is not free for another, and there is nothing to ask for anew.
+    static LAST: Mutex<Option<(CString, Fingerprint)>> = Mutex::new(None);
+    let leads_to = |path: &OsStr, own: Fingerprint| {
+        fingerprint(Path::new(path)).is_ok_and(|found| found == own)
+    };
+    let mut last = LAST.lock().unwrap_or_else(|poison| poison.into_inner());
+    if let Some((path, own)) = &*last
+        && leads_to(OsStr::from_bytes(path.as_bytes()), *own)
+    {
+        return Ok((path.clone(), *own));
+    }
+    let own = own_fingerprint()?;
     // Where a file was deleted the link has this appended, and might then name another file.
     let deleted = |path: &OsStr| path.as_bytes().ends_with(b" (deleted)");
     let path = fs::read_link(OWN_FILE)?;
-    if !deleted(path.as_os_str()) && fingerprint(&path).is_ok_and(|found| found == own) {
-        return Ok(CString::new(path.into_os_string().into_vec())?);
+    if !deleted(path.as_os_str()) && leads_to(path.as_os_str(), own) {
+        let path = CString::new(path.into_os_string().into_vec())?;
+        *last = Some((path.clone(), own));
+        return Ok((path, own));
     }
-    Ok(CString::new(OWN_FILE)?)
+    Ok((CString::new(OWN_FILE)?, own))
+}
+
+/// Returns whether the calling thread is the process's first, which ends with it.
+pub(crate) fn is_main_thread() -> bool {
+    // SAFETY: has no preconditions.
+    let thread = unsafe { libc::gettid() };
+    // SAFETY: as above.
+    thread == unsafe { libc::getpid() }
 }
 
 /// Ends this process at once, without running anything.
@@ -614,15 +686,33 @@ mod tests {
 
     #[test]
     fn this_program_knows_its_file() {
-        let path = executable(own_fingerprint().unwrap()).unwrap();
+        let (path, own) = executable().unwrap();
         assert_eq!(
             path.to_str().unwrap(),
             std::env::current_exe().unwrap().to_str().unwrap()
         );
-        assert_eq!(
-            fingerprint(Path::new(path.to_str().unwrap())).unwrap(),
-            own_fingerprint().unwrap()
-        );
+        assert_eq!(fingerprint(Path::new(path.to_str().unwrap())).unwrap(), own);
+        assert_eq!(own_fingerprint().unwrap(), own);
+        // From what was found before.
+        assert_eq!(executable().unwrap(), (path, own));
+    }
+
+    #[test]
+    fn the_start_of_a_child_is_known_without_asking() {
+        let argv = script("read line");
+        let (reader, _writer) = fd::pipe().unwrap();
+        for _ in 0..5 {
+            let how = Spawn {
+                stdio: [Some(reader.as_fd()), None, None],
+                ..sh(&argv)
+            };
+            let before = Tick::now();
+            let pid = spawn(&how).unwrap();
+            let told = start_time(pid).unwrap();
+            assert!((before.0..=Tick::now().0).contains(&told));
+            assert_eq!(start_time_since(pid, before).unwrap(), told);
+            kill_unwatched(pid);
+        }
     }
 
     #[test]

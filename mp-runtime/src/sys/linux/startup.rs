@@ -59,16 +59,20 @@ pub(crate) fn claim() -> Option<&'static Claim> {
 /// Says why this program, executed again, would not notice that it is a child, and so may not
 /// start any: the child would run its `main`.
 pub(crate) fn check_program() -> Result<(), &'static str> {
-    if is_privileged() {
-        return Err("a setuid or setgid program can't start processes of mp");
-    }
-    if !in_main_executable() {
-        return Err(
-            "mp is in a shared library here: it can start processes only where it is linked into \
-             the program itself",
-        );
-    }
-    Ok(())
+    // Neither changes as long as the process lives.
+    static FOUND: OnceLock<Result<(), &str>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        if is_privileged() {
+            return Err("a setuid or setgid program can't start processes of mp");
+        }
+        if !in_main_executable() {
+            return Err(
+                "mp is in a shared library here: it can start processes only where it is linked \
+                 into the program itself",
+            );
+        }
+        Ok(())
+    })
 }
 
 /// Runs in every process with `mp` in it, so nearly always it only looks for the variable.
