@@ -4,12 +4,13 @@
 //! - [`race`]: the rounds: who runs when, and what is kept.
 //! - [`report`], [`page`]: medians, spread and ratios, as Markdown, JSON and a page with pictures.
 //! - [`machine`], [`proc_fs`], [`pin`]: what it ran on, what the kernel counts, and on which CPUs.
-//! - [`python`], [`procs`], [`ipc`], [`word`]: entrants that several subjects have: Python,
-//!   procspawn, ipc-channel, and bare words in shared memory.
+//! - [`python`], [`procs`], [`ipc`], [`word`], [`bare`]: entrants that subjects have: Python, procspawn,
+//!   ipc-channel, bare words in shared memory, and a bare fork server.
 //! - All others are subjects: functions in [`SUBJECTS`].
 //!
 //! The method is in README.md.
 
+mod bare;
 mod build;
 mod bulk;
 mod crowd;
@@ -147,6 +148,13 @@ fn main() -> anyhow::Result<ExitCode> {
     // Before anything else, so that this costs what starting the program costs and no more.
     if process::is_no_op() {
         return Ok(ExitCode::from(process::NO_OP_EXIT_CODE));
+    }
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == bare::SERVE)
+    {
+        bare::serve()?;
+        return Ok(ExitCode::SUCCESS);
     }
     // What it starts is this program too, and takes over here.
     procspawn::init();

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::ensure;
 use mp::{Process, StartMethod};
 
+use crate::bare::ForkServer;
 use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::report::thousands;
 use crate::{Plan, procs};
@@ -73,6 +74,21 @@ pub(crate) fn by_fork_server(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     );
     enter_programs(&mut race, plan, StartMethod::ForkServer)?;
     race.target(Target::Ratio(0.3));
+    let mut server = ForkServer::start()?;
+    let count = plan.count(20, 2);
+    race.enter("a bare fork, asked for by a socket", move || {
+        let (sample, statuses) = Sample::of(count, || {
+            (0..count)
+                .map(|_| server.fork_and_wait(NO_OP_EXIT_CODE))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        let expected = Some(i32::from(NO_OP_EXIT_CODE));
+        ensure!(
+            statuses?.iter().all(|status| status.code() == expected),
+            "a process failed"
+        );
+        Ok(sample)
+    });
     if let Some(python) = &plan.python {
         let mut peer = python.start("process", &[1])?;
         let count = plan.count(5, 1);

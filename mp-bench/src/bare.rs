@@ -1,0 +1,69 @@
+//! The least that a fork server can do: a process of this program that forks whenever it is told to, and
+//! whose copies end at once, as children of who told it.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+
+/// The argument with which this program is such a server; its standard input is the socket.
+pub(crate) const SERVE: &str = "--fork-for-comparison";
+
+/// A server, which ends when this is dropped.
+pub(crate) struct ForkServer {
+    socket: UnixStream,
+    process: Child,
+}
+
+impl ForkServer {
+    pub(crate) fn start() -> io::Result<Self> {
+        let (socket, theirs) = UnixStream::pair()?;
+        let process = Command::new(std::env::current_exe()?)
+            .arg(SERVE)
+            .stdin(OwnedFd::from(theirs))
+            .spawn()?;
+        Ok(Self { socket, process })
+    }
+
+    /// Has a process made that exits with `code`, and waits for its end.
+    pub(crate) fn fork_and_wait(&mut self, code: u8) -> io::Result<ExitStatus> {
+        self.socket.write_all(&[code])?;
+        let mut pid = [0; 4];
+        self.socket.read_exact(&mut pid)?;
+        let mut status = 0;
+        // SAFETY: points to an integer; the process is a child of ours that nobody else waits for.
+        if unsafe { libc::waitpid(libc::pid_t::from_ne_bytes(pid), &mut status, 0) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(ExitStatus::from_raw(status))
+    }
+}
+
+impl Drop for ForkServer {
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        let _ = self.process.wait();
+    }
+}
+
+/// Serves until nobody is there any more.
+pub(crate) fn serve() -> io::Result<()> {
+    let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut code = [0];
+    loop {
+        match socket.read_exact(&mut code) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+            result => result?,
+        }
+        let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+        // SAFETY: as fork, in a process with one thread; without pointers, the copy goes on here.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+        match libc::pid_t::try_from(pid) {
+            // SAFETY: has no preconditions.
+            Ok(0) => unsafe { libc::_exit(code[0].into()) },
+            Ok(pid) if pid > 0 => socket.write_all(&pid.to_ne_bytes())?,
+            _ => return Err(io::Error::last_os_error()),
+        }
+    }
+}
