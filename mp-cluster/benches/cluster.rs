@@ -8,6 +8,9 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+#[path = "bare/engine.rs"]
+mod engine;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -90,6 +93,7 @@ fn main() {
     let agents = [agent(&server), agent(&server)];
     let ours = throughput(&server, &size);
     drop(agents);
+    let bare = engine::rate(&server.url(), size.singles);
     let mpi = python(
         &[
             "mpiexec",
@@ -106,6 +110,10 @@ fn main() {
         let of = |them: &Vec<String>| them.get(place).cloned().unwrap_or_else(|| "-".to_owned());
         println!("| {what} | {value} | {} | {} |", of(&mpi), of(&rq));
     }
+    println!(
+        "| the server's limit: a message, its result and its acknowledgement, of no work | {} | | |",
+        rate(bare)
+    );
     println!();
     println!(
         "| time to the result, the median and the longest of {} | |",
@@ -147,6 +155,21 @@ fn throughput(server: &Server, size: &Size) -> Vec<(String, String)> {
     let (squares, time) = timed(|| pool.map(square, 0..size.singles).unwrap());
     check(size.singles, squares);
     row("tasks one by one", rate(per_second(size.singles, time)));
+    let before = server.last_message();
+    let (squares, time) = timed(|| {
+        let jobs: Vec<_> = (0..size.singles)
+            .map(|x| pool.submit(square, (x,)).unwrap())
+            .collect();
+        let squares = jobs.into_iter().map(|job| job.wait().unwrap());
+        squares.collect::<Vec<_>>()
+    });
+    check(size.singles, squares);
+    let messages = server.last_message() - before;
+    let submitted = format!(
+        "{}, {:.0} in a message",
+        rate(per_second(size.singles, time)),
+        size.singles as f64 / messages as f64
+    );
     drop(pool);
 
     let pool = pool_of_chunks(server, None);
@@ -187,6 +210,8 @@ fn throughput(server: &Server, size: &Size) -> Vec<(String, String)> {
         &format!("{} MiB of arguments", size.bulk >> 20),
         format!("{:.1} s", time.as_secs_f64()),
     );
+
+    row("calls of `submit`, all at once", submitted);
 
     for micros in [10, 100, 1000] {
         let count = size.spins / micros * 10;

@@ -27,7 +27,7 @@ use crate::broadcast;
 use crate::build::Build;
 use crate::connection::Connection;
 use crate::data::Incoming;
-use crate::errand::{End, Errand};
+use crate::errand::{End, Errand, Paces};
 use crate::error;
 use crate::health::{Health, State};
 use crate::link::{Change, Link, PROGRESS};
@@ -41,8 +41,10 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 /// How long the last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Work that is held beyond what the workers are at: as much as they do while more is fetched.
-const AHEAD: Duration = Duration::from_millis(2);
+/// Messages that are held beyond what the workers are at, if one takes less than that: as many as
+/// take so long. It is more than they do while others are fetched, and no long wait for one that
+/// another agent might begin.
+const AHEAD: Duration = Duration::from_millis(10);
 /// Messages of that at most.
 const MOST_AHEAD: usize = 64;
 
@@ -77,6 +79,7 @@ struct Agent {
     broadcasts: Subscriber,
     blobs: Blobs,
     shared: Incoming,
+    paces: Paces,
     /// The messages that it is at.
     held: HashMap<(String, u64), Held>,
     /// The pools of what was broadcast and is under way, and the way to stop it.
@@ -164,6 +167,7 @@ impl Agent {
             pulls: Pulls::new(&link, inbox),
             shared: Incoming::new(&blobs),
             blobs,
+            paces: Paces::default(),
             link,
             pool: Arc::new(pool),
             presence,
@@ -307,11 +311,13 @@ impl Agent {
             return;
         }
         let ahead = match self.pace {
-            Some(pace) => {
-                let ahead = AHEAD.as_nanos() / pace.as_nanos().max(1);
+            // What it takes here has the time in it that it waits behind others: so they are fewer
+            // than it seems.
+            Some(pace) if pace < AHEAD => {
+                let ahead = AHEAD.as_nanos().div_ceil(pace.as_nanos().max(1));
                 (ahead as usize * self.presence.workers).min(MOST_AHEAD)
             }
-            None => 0,
+            _ => 0,
         };
         let wanted = self.presence.workers + ahead;
         self.pulls.ask(wanted.saturating_sub(self.held.len())).await;
@@ -353,6 +359,7 @@ impl Agent {
             is_again,
             host: self.presence.host.clone(),
             patience: self.patience,
+            paces: self.paces.clone(),
         };
         tokio::spawn(async move {
             let began = Instant::now();

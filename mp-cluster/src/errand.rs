@@ -1,6 +1,7 @@
 //! One task message at an agent: from its bytes to the outcomes that its submitter has.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_nats::client::{Request, RequestErrorKind};
@@ -10,7 +11,7 @@ use mp::{Error, Job, Pool, TaskError};
 use tokio::sync::watch;
 
 use crate::agent::SILENCE;
-use crate::blobs::{Blobs, INLINE, Unavailable};
+use crate::blobs::{Blobs, Unavailable};
 use crate::data::{Incoming, Missing};
 use crate::link::Link;
 use crate::message::{self, Datum, Elsewhere, MISSING, Order, Report, Unwanted, Word};
@@ -19,6 +20,8 @@ use crate::message::{self, Datum, Elsewhere, MISSING, Order, Report, Unwanted, W
 const HAND_OVER: Duration = Duration::from_secs(5);
 /// How often the object store is asked for arguments before the message goes to another agent.
 const ATTEMPTS: u32 = 3;
+/// What a message has beside outcomes, at most.
+const HEAD: usize = 64 * 1024;
 /// The pause between two attempts, the first of them and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
 
@@ -36,7 +39,11 @@ pub(crate) struct Errand {
     pub(crate) host: String,
     /// How long an object store may not take outcomes.
     pub(crate) patience: Duration,
+    pub(crate) paces: Paces,
 }
+
+/// What an item takes, as far as is known, by the task's name.
+pub(crate) type Paces = Arc<Mutex<HashMap<String, Duration>>>;
 
 /// How it ended.
 pub(crate) enum End {
@@ -52,16 +59,24 @@ pub(crate) enum End {
 
 /// What a message has become in the local pool.
 enum Work {
-    /// With the shared data that its arguments refer to.
-    Begun(Awaited, Vec<Arc<Content>>),
+    Begun(Begun),
     /// It cannot be run: the outcomes say why.
     Refused(Vec<u8>),
 }
 
-/// A job that ends with whoever waits for it.
-pub(crate) struct Awaited(pub(crate) Job<Vec<Result<Encoded, TaskError>>>);
+/// A job of the local pool, which also tells how long its items have run.
+struct Begun {
+    job: Awaited<(Vec<Result<Encoded, TaskError>>, Duration)>,
+    task: String,
+    count: u32,
+    /// The shared data that its arguments refer to.
+    _shared: Vec<Arc<Content>>,
+}
 
-impl Drop for Awaited {
+/// A job that ends with whoever waits for it.
+pub(crate) struct Awaited<R>(pub(crate) Job<R>);
+
+impl<R> Drop for Awaited<R> {
     fn drop(&mut self) {
         self.0.cancel();
     }
@@ -80,17 +95,19 @@ impl Errand {
         if self.is_again && self.is_given_up().await {
             return End::Settled;
         }
-        let began = Instant::now();
-        let records = match self.begin(message).await {
-            Ok(Work::Refused(records)) => records,
-            Ok(Work::Begun(mut job, _shared)) => match (&mut job.0).await {
-                Ok(outcomes) => pack_outcomes(outcomes, &self.host),
+        // What its submitter sizes jobs by is not what they waited, here or on their way.
+        let (records, worked) = match self.begin(message).await {
+            Ok(Work::Refused(records)) => (records, Duration::ZERO),
+            Ok(Work::Begun(mut begun)) => match (&mut begun.job.0).await {
+                Ok((outcomes, worked)) => {
+                    self.learn(&begun.task, worked / begun.count.max(1));
+                    (pack_outcomes(outcomes, &self.host), worked)
+                }
                 Err(error) => return End::Broken(error),
             },
             Err(end) => return end,
         };
-        let elapsed = began.elapsed().as_nanos() as u64;
-        self.hand_over(elapsed, &records).await
+        self.hand_over(worked.as_nanos() as u64, &records).await
     }
 
     /// Tells the submitter that it begins with what may have cost other agents their lives, and whether
@@ -139,9 +156,15 @@ impl Errand {
             return Ok(Work::Refused(Vec::new()));
         }
         let limit = order.limit.map(Duration::from_nanos);
-        let records = (order.count, records.to_vec());
-        match submit_encoded(&self.pool, &order.task, records, &shared, limit) {
-            Ok(job) => Ok(Work::Begun(Awaited(job), shared)),
+        let each = lock(&self.paces).get(&order.task).copied();
+        let items = (order.count, records.to_vec());
+        match submit_encoded(&self.pool, &order.task, items, &shared, limit, each) {
+            Ok(job) => Ok(Work::Begun(Begun {
+                job: Awaited(job),
+                task: order.task,
+                count: order.count,
+                _shared: shared,
+            })),
             Err(error)
                 if error.is_unknown_task()
                     || error.is_ambiguous_task()
@@ -151,6 +174,18 @@ impl Errand {
                 Ok(Work::Refused(refusals))
             }
             Err(error) => Err(End::Broken(error)),
+        }
+    }
+
+    /// Learns what an item of a task takes.
+    fn learn(&self, task: &str, each: Duration) {
+        let mut paces = lock(&self.paces);
+        match paces.get_mut(task) {
+            // What takes longer counts more: a job that is too long hurts more than one that is too
+            // short.
+            Some(pace) if each > *pace => *pace = (*pace + each) / 2,
+            Some(pace) => *pace = (*pace * 3 + each) / 4,
+            None => drop(paces.insert(task.to_owned(), each)),
         }
     }
 
@@ -250,7 +285,9 @@ impl Errand {
             elapsed,
             blob: None,
         };
-        if records.len() <= INLINE {
+        // They may be more than the arguments, which have made the submitter's message full.
+        let most = self.link.client.max_payload().saturating_sub(HEAD);
+        if records.len() <= most {
             return Ok(message::pack(&Word::Done(report), records).into());
         }
         let name = Blobs::new_name(&self.submitter);
@@ -279,4 +316,9 @@ impl Pause {
         self.0 = (self.0 * 2).clamp(first, longest);
         tokio::time::sleep(self.0).await;
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is under it is whole at any moment.
+    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
 }

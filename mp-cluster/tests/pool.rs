@@ -212,6 +212,20 @@ fn cancelling_stops_one_call_and_no_other() {
 }
 
 #[test]
+fn chunks_grow_to_what_takes_some_time() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = server.pool(1);
+    let before = server.last_message();
+    let squares = pool.map(square, 0..400_000).unwrap();
+    assert!(squares.into_iter().eq((0..400_000).map(|x| x * x)));
+    let chunks = server.last_message() - before;
+    assert!(chunks < 200, "{chunks} chunks");
+}
+
+#[test]
 fn stream_that_is_dropped_leaves_nothing_to_run() {
     let Some(server) = Server::start() else {
         return;

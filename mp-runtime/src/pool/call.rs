@@ -15,7 +15,7 @@ use super::absence::{Absence, CutOff};
 use super::chunk::{MAX_BYTES, Sizer};
 use super::failure;
 use super::inner::{Inner, Stop};
-use super::job::{Early, Job, Outlook, Progress};
+use super::job::{Early, Job, Outlook, Progress, SPARE_JOBS};
 use super::retries::Retries;
 use super::stats::Tally;
 use super::terms::Terms;
@@ -170,6 +170,8 @@ pub(super) struct Call<'p, R> {
     bytes_each: u64,
     /// The workers for which the items are, one for each, in a call that is for all workers.
     targets: Option<Vec<Holder>>,
+    /// Time that its items have run, as far as their workers have told.
+    worked: Duration,
     result: PhantomData<fn() -> R>,
 }
 
@@ -310,6 +312,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             is_stuck: false,
             bytes_each: 32,
             targets: None,
+            worked: Duration::ZERO,
             result: PhantomData,
         }
     }
@@ -317,6 +320,12 @@ impl<'p, R: Transfer> Call<'p, R> {
     /// A call of one item, whose error names no index.
     pub(super) fn single(mut self) -> Self {
         self.is_many = false;
+        self
+    }
+
+    /// A call of items of which it is known what each takes.
+    pub(super) fn paced(mut self, each: Duration) -> Self {
+        self.sizer = self.sizer.seeded(each);
         self
     }
 
@@ -356,6 +365,11 @@ impl<'p, R: Transfer> Call<'p, R> {
     /// What is to be said of the item `index`, which a pool that has stopped will not run.
     pub(super) fn stopped(&self, stop: &Stop, index: u64) -> TaskError {
         self.complete(failure::stopped(stop, false), index)
+    }
+
+    /// How long its items have run, all together.
+    pub(super) fn worked(&self) -> Duration {
+        self.worked
     }
 
     /// Whether an item of it is out or has been.
@@ -440,12 +454,24 @@ impl<'p, R: Transfer> Call<'p, R> {
     /// Whether another job may be filled now.
     fn has_room(&self, held: u64, is_bounded: bool) -> bool {
         !self.is_exhausted
-            && self.running < self.pool.window_jobs()
+            && self.has_place()
             // Not if the call has none yet, which others may wait for.
             && (self.running == 0 || self.pool.has_further_entry())
             // A job larger than that goes out alone.
             && (self.bytes < MOST_BYTES || self.running == 0)
             && self.window_left(held, is_bounded) > 0
+    }
+
+    /// Whether another job may be out at once.
+    fn has_place(&self) -> bool {
+        self.running < self.pool.window_jobs()
+            || self.running < self.most_jobs() && self.pool.has_spare_entries()
+    }
+
+    /// How many jobs may be out at once, while others do not need their entries.
+    fn most_jobs(&self) -> usize {
+        let lead = (self.sizer.lead() as usize).saturating_mul(self.pool.workers());
+        self.pool.window_jobs().max(lead.min(SPARE_JOBS))
     }
 
     /// How many items may be pulled before a result is taken.
@@ -454,7 +480,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             Some(window) => window,
             None if is_bounded => {
                 // Twice what is out at once, so that one slow job does not stop the others.
-                2 * self.pool.window_jobs() as u64 * self.sizer.next(None)
+                2 * self.most_jobs() as u64 * self.sizer.next(None)
             }
             None => return u64::MAX,
         };
@@ -911,6 +937,11 @@ impl<'p, R: Transfer> Call<'p, R> {
         if is_done {
             let elapsed = Duration::from_nanos(job.elapsed.load(Ordering::Relaxed));
             self.sizer.learn(u64::from(done - first), elapsed);
+            self.worked += elapsed;
+        } else if claimed > first {
+            // A worker that died did not say; it was found at once.
+            let began = job.began.load(Ordering::Relaxed);
+            self.worked += Duration::from_nanos(sys::clock::now().saturating_sub(began));
         }
         if let Some(worker) = worker
             && pool.is_traced()

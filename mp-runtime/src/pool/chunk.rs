@@ -11,9 +11,12 @@ const TARGET: Duration = Duration::from_millis(1);
 const REMOTE_TARGET: Duration = Duration::from_millis(20);
 /// The same where items are together only for speed: what is taken away again is handed over anew.
 const LOOSE_TARGET: Duration = Duration::from_micros(100);
+/// Work that is out at once for each worker on another machine: more than it does while word of a
+/// result travels there and back.
+const REMOTE_LEAD: Duration = Duration::from_millis(5);
 /// How much larger the next job may be than those whose time is known.
 const GROWTH: u64 = 8;
-/// Items of a job at most.
+/// Items of a job at most; elsewhere its time and its bytes are what bounds it.
 pub(super) const MAX_ITEMS: u64 = 16 * 1024;
 /// Bytes of items after which a job is full; a larger item is a job of its own.
 pub(super) const MAX_BYTES: usize = 256 * 1024;
@@ -32,6 +35,10 @@ pub(super) struct Sizer {
     each: Option<f64>,
     /// What a job should take.
     target: Duration,
+    /// Items of a job at most, whatever they take.
+    ceiling: u64,
+    /// Work that should be out at once for each worker, where that is more than its next job.
+    lead: Duration,
 }
 
 impl Sizer {
@@ -48,6 +55,8 @@ impl Sizer {
                 Some(_) => LOOSE_TARGET,
                 None => TARGET,
             },
+            ceiling: MAX_ITEMS,
+            lead: Duration::ZERO,
         }
     }
 
@@ -55,8 +64,18 @@ impl Sizer {
     pub(super) fn remote(self) -> Self {
         Self {
             target: REMOTE_TARGET,
+            ceiling: u64::from(MOST_ITEMS),
+            lead: REMOTE_LEAD,
             ..self
         }
+    }
+
+    /// Knows from the outset what an item takes.
+    pub(super) fn seeded(mut self, each: Duration) -> Self {
+        let each = each.as_nanos() as f64;
+        self.each = Some(each);
+        self.size = self.wish(each);
+        self
     }
 
     /// How many items the next job should have, when `left` are left, if that is known.
@@ -70,7 +89,7 @@ impl Sizer {
     /// The same for a job whose items are together only for speed, whatever size was asked for.
     pub(super) fn next_loose(&self, left: Option<u64>) -> u64 {
         let share = left.map_or(u64::MAX, |left| left.div_ceil(self.shares));
-        self.size.min(share).min(MAX_ITEMS).min(self.most).max(1)
+        self.size.min(share).min(self.most).max(1)
     }
 
     /// Learns from a job how long its items took.
@@ -85,10 +104,27 @@ impl Sizer {
         let weight = if each > known { 0.5 } else { 0.25 };
         let each = known + (each - known) * weight;
         self.each = Some(each);
-        let wish = (self.target.as_nanos() as f64 / each.max(0.1)) as u64;
-        self.size = wish
-            .clamp(1, MAX_ITEMS)
+        self.size = self
+            .wish(each)
             .min(items.saturating_mul(GROWTH).max(self.size));
+    }
+
+    /// Items that take as long as a job should.
+    fn wish(&self, each: f64) -> u64 {
+        let wish = (self.target.as_nanos() as f64 / each.max(0.1)) as u64;
+        wish.clamp(1, self.ceiling)
+    }
+
+    /// Jobs of a size that was asked for that should be out at once for each worker, as far as is
+    /// known: where they are short one is not enough to go on with.
+    pub(super) fn lead(&self) -> u64 {
+        match (self.fixed, self.each) {
+            (Some(items), Some(each)) => {
+                let job = each.max(0.1) * items as f64;
+                (self.lead.as_nanos() as f64 / job) as u64
+            }
+            _ => 0,
+        }
     }
 }
 
@@ -145,6 +181,36 @@ mod tests {
         assert_eq!(sizer.next(Some(1000)), 250);
         assert_eq!(sizer.next(Some(3)), 1);
         assert_eq!(sizer.next(Some(0)), 1);
+    }
+
+    #[test]
+    fn jobs_for_other_machines_are_as_long_as_they_should_be_however_many_items_that_takes() {
+        let mut sizer = Sizer::new(None, u64::MAX, 2).remote();
+        for _ in 0..10 {
+            let items = sizer.next(None);
+            sizer.learn(items, nanos(100, items));
+        }
+        assert_eq!(sizer.next(None), 200_000);
+    }
+
+    #[test]
+    fn many_short_jobs_of_a_size_are_out_at_other_machines_and_few_long_ones() {
+        let sizer = Sizer::new(Some(1), u64::MAX, 2);
+        let (mut short, mut long) = (sizer.remote(), sizer.remote());
+        assert_eq!(short.lead(), 0, "nothing is known");
+        short.learn(1, Duration::from_micros(10));
+        assert_eq!(short.lead(), 500);
+        long.learn(1, Duration::from_millis(10));
+        assert_eq!(long.lead(), 0);
+        let mut here = sizer;
+        here.learn(1, Duration::from_micros(10));
+        assert_eq!(here.lead(), 0);
+    }
+
+    #[test]
+    fn what_is_known_beforehand_makes_the_first_job() {
+        let sizer = Sizer::new(None, u64::MAX, 2).seeded(Duration::from_micros(10));
+        assert_eq!(sizer.next(None), 100);
     }
 
     #[test]

@@ -19,7 +19,8 @@ use crate::wire::codec::EncodeError;
 use crate::wire::transfer::{self, Handle};
 
 /// Calls the task of that name with each of `count` arguments, which lie in `records` one behind the
-/// other, once each, and returns at once. They refer to `shared` data by its places.
+/// other, once each, and returns at once. They refer to `shared` data by its places. The job tells
+/// how long they have run, too, all together; `each` is what one takes, if that is known.
 ///
 /// # Errors
 ///
@@ -30,11 +31,18 @@ pub fn submit_encoded(
     (count, records): (u32, Vec<u8>),
     shared: &[Arc<Content>],
     limit: Option<Duration>,
-) -> Result<Job<Outcomes<Encoded>>, Error> {
+    each: Option<Duration>,
+) -> Result<Job<(Outcomes<Encoded>, Duration)>, Error> {
     let task = registry::by_name(task)?;
     let mut source = Records::new(count, records)?;
     source.shared = shared.iter().map(|it| it.handle().clone()).collect();
-    tuned(pool, limit).hand_over(task, source, Reach::Many, Ok)
+    let reach = match (count, each) {
+        (1, _) => Reach::One,
+        (_, Some(each)) => Reach::Paced(each),
+        (_, None) => Reach::Many,
+    };
+    let finish = |outcomes, worked| Ok((outcomes, worked));
+    tuned(pool, limit).hand_over(task, source, reach, finish)
 }
 
 /// Calls the task of that name once in each worker, with the arguments in `record`, and returns at
@@ -53,7 +61,8 @@ pub fn broadcast_encoded(
     let pool = tuned(pool, limit);
     let workers = pool.inner.staying();
     let source = Records::new(workers.len() as u32, record.repeat(workers.len()))?;
-    pool.hand_over(task, source, Reach::Each(workers), Ok)
+    let finish = |outcomes, _| Ok(outcomes);
+    pool.hand_over(task, source, Reach::Each(workers), finish)
 }
 
 /// The outcomes as records one behind the other. Workers are called `name on place`.

@@ -13,7 +13,7 @@ use super::driver::Driver;
 use super::events::Listener;
 use super::failure::{self, Cause, Death};
 use super::guest::{self, Guest};
-use super::job::{Early, JOBS, Job, Outlook, Phase, Withdrawal};
+use super::job::{Early, JOBS, Job, Outlook, Phase, SPARE_JOBS, Withdrawal};
 use super::lookout::Lookout;
 use super::region::{CLOSED, DRAINING, Memory, STOPPED};
 use super::remote::Remote;
@@ -237,6 +237,12 @@ impl Inner {
     /// and the caller one to fill.
     pub(super) fn window_jobs(&self) -> usize {
         self.workers() * 2 + 1
+    }
+
+    /// Whether so much of the job table is free that a call may have more jobs out than others need.
+    pub(super) fn has_spare_entries(&self) -> bool {
+        let entries = lock(&self.entries);
+        (entries.reach as usize - entries.free.len()) < SPARE_JOBS
     }
 
     /// How many workers there are meant to be, at most.

@@ -11,6 +11,9 @@ use crate::sync::raw::Holder;
 
 /// Jobs of a pool that are not finished at once.
 pub(super) const JOBS: u32 = 4096;
+/// Of these, as many as may be in use for one call to have more jobs out than it needs to go on: the
+/// rest is for other calls, streams that nobody reads, and the driver.
+pub(super) const SPARE_JOBS: usize = JOBS as usize / 8;
 
 shared! {
     /// An entry of the job table. All zeros is free.

@@ -1,6 +1,7 @@
 //! Calls of a pool that return at once, with a handle of the call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Pool;
 use super::call::{Call, Items, Order, Patience, Source, State};
@@ -48,7 +49,7 @@ impl Pool {
             std::iter::once(arguments),
             encode_arguments as fn(&A, &mut Buffer) -> _,
         );
-        let finish = |mut outcomes: Outcomes<R>| match outcomes.pop() {
+        let finish = |mut outcomes: Outcomes<R>, _| match outcomes.pop() {
             Some(outcome) => outcome,
             None => unreachable!("a call that is over has an outcome for each item"),
         };
@@ -174,15 +175,18 @@ pub(super) enum Reach {
     One,
     /// Any number of items, each for any worker.
     Many,
+    /// The same, where it is known what an item takes.
+    Paced(Duration),
     /// An item for each of these workers.
     Each(Vec<Holder>),
 }
 
-/// Makes the value of a call of the outcomes of its items, or tells the failure that is the call's.
-type Finish<R, V> = fn(Outcomes<R>) -> Result<V, TaskError>;
+/// Makes the value of a call of the outcomes of its items and of how long they have run, or tells the
+/// failure that is the call's.
+type Finish<R, V> = fn(Outcomes<R>, Duration) -> Result<V, TaskError>;
 
 /// All results, or the first failure in order.
-fn all<R>(outcomes: Outcomes<R>) -> Result<Vec<R>, TaskError> {
+fn all<R>(outcomes: Outcomes<R>, _: Duration) -> Result<Vec<R>, TaskError> {
     outcomes.into_iter().collect()
 }
 
@@ -213,7 +217,7 @@ where
     fn jobs(&self, pool: &Inner) -> usize {
         match &self.reach {
             Reach::One => 1,
-            Reach::Many => pool.window_jobs(),
+            Reach::Many | Reach::Paced(_) => pool.window_jobs(),
             Reach::Each(workers) => workers.len(),
         }
     }
@@ -223,6 +227,7 @@ where
         let call = match self.reach {
             Reach::One => call.single(),
             Reach::Many => call,
+            Reach::Paced(each) => call.paced(each),
             Reach::Each(workers) => call.to(workers),
         };
         Box::new(Underway {
@@ -274,9 +279,10 @@ where
             return State::UnderWay;
         }
         let outcomes = std::mem::take(&mut self.outcomes);
+        let worked = call.worked();
         let result = match is_over {
             // Results that are not wanted are dropped in there, which is user code.
-            true => panic::catch(|| (self.finish)(outcomes))
+            true => panic::catch(|| (self.finish)(outcomes, worked))
                 .unwrap_or_else(|panic| Err(failure::result_panicked::<V>(panic)))
                 .map_err(|error| explain(call, error)),
             false => Err(call.cancel().into()),
