@@ -402,7 +402,7 @@ impl State {
         );
         match timeout.is_zero() {
             true => Err(error::cluster(format!(
-                "{text}, or wait for it by `Connection::wait_for_workers`"
+                "{text}, or wait for it by `Connection::wait_for_workers` or MP_CLUSTER_WAIT=1"
             ))),
             false => Err(error::timed_out(format!("{text}; waited for {timeout:?}"))),
         }
