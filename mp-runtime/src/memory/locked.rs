@@ -64,6 +64,7 @@ impl<T: Pod> Locked<T> {
         Self::open(handle)
     }
 
+    #[inline]
     pub(super) fn acquire(&self) -> Result<Guard<'_, [T]>, OwnerDied> {
         self.lock.acquire().map(|guard| self.guard(guard))
     }
@@ -85,6 +86,7 @@ impl<T: Pod> Locked<T> {
         self.guard(self.lock.recover())
     }
 
+    #[inline]
     fn guard<'a>(&'a self, held: Guard<'a>) -> Guard<'a, [T]> {
         // SAFETY: the lock of these values was acquired, and the guard that is returned releases it.
         let values: Exclusive<'a, [T]> = unsafe { self.cells.exclusive() };

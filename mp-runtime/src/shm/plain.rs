@@ -122,6 +122,7 @@ impl<'a, T> Exclusive<'a, [T]> {
     /// # Panics
     ///
     /// If there is none.
+    #[inline]
     pub(crate) fn into_first(self) -> Exclusive<'a, T> {
         assert!(!self.place.is_empty(), "there is no first value");
         Exclusive {
@@ -133,6 +134,7 @@ impl<'a, T> Exclusive<'a, [T]> {
 
 impl<'a, T: ?Sized> Exclusive<'a, T> {
     /// The same, for whoever forgets this one.
+    #[inline]
     pub(crate) fn again(&self) -> Self {
         Self {
             place: self.place,

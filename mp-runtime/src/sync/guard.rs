@@ -5,12 +5,13 @@ use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 
-use super::raw::{Acquired, Refused};
+use super::raw::{Acquired, Holder, Peers, Refused};
 use super::{OwnerDied, TryAcquireError};
 use crate::deadline::Deadline;
 use crate::fault::fault;
 use crate::life::Program;
 use crate::life::mark::MarkedLock;
+use crate::life::program::{existing, is_forked};
 use crate::shm::plain::Exclusive;
 
 /// A lock that the calling process holds, and the data that it protects, to which it derefs.
@@ -30,6 +31,8 @@ use crate::shm::plain::Exclusive;
 #[must_use = "the lock is released at once if the guard is not kept"]
 pub struct Guard<'a, T: ?Sized = ()> {
     lock: &'a MarkedLock,
+    /// The calling process: to look it up would take longer than to release a lock.
+    me: Holder,
     data: Exclusive<'a, T>,
     /// It is not `Send`.
     marker: PhantomData<*const ()>,
@@ -38,16 +41,26 @@ pub struct Guard<'a, T: ?Sized = ()> {
 impl<'a> Guard<'a> {
     /// Stands for a lock that was just acquired.
     #[inline]
-    fn new(lock: &'a MarkedLock) -> Self {
+    fn new(lock: &'a MarkedLock, me: Holder) -> Self {
         Self {
             lock,
+            me,
             data: Exclusive::NOTHING,
             marker: PhantomData,
         }
     }
 
-    /// Acquires the lock, waiting until `deadline`. The error is `None` when that has passed.
+    /// Acquires the lock for the calling process `me` if it is free.
     #[inline]
+    pub(super) fn acquire_free(lock: &'a MarkedLock, me: Holder) -> Option<Self> {
+        if !lock.mutex.lock_free(me) {
+            return None;
+        }
+        fault!("lock.acquired");
+        Some(Self::new(lock, me))
+    }
+
+    /// Acquires the lock, waiting until `deadline`. The error is `None` when that has passed.
     pub(super) fn acquire(
         lock: &'a MarkedLock,
         program: &Program,
@@ -65,7 +78,7 @@ impl<'a> Guard<'a> {
 
     /// Acquires a lock that was let go to wait for something.
     pub(super) fn acquire_again(lock: &'a MarkedLock) -> Result<Self, OwnerDied> {
-        let program = crate::life::program::existing().expect("a condition was just waited for");
+        let program = existing().expect("a condition was just waited for");
         match Self::acquire(lock, program, Deadline::NEVER) {
             Ok(guard) => Ok(guard),
             Err(Some(died)) => Err(died),
@@ -89,32 +102,34 @@ impl<'a> Guard<'a> {
     pub(super) fn recover(lock: &'a MarkedLock, program: &Program) -> Self {
         // The mark is ours to end, whether it was there or would be set now.
         let _: Acquired = lock.mutex.recover(program.roster);
-        Self::new(lock)
+        Self::new(lock, program.roster.me())
     }
 
-    /// Stands for one more of a lock that this process holds by a guard that was forgotten.
-    pub(super) fn of_forgotten(lock: &'a MarkedLock) -> Self {
-        Self::new(lock)
+    /// Stands for one more of a lock that this process holds by a guard that was forgotten; `None` in
+    /// a copy made by `fork`, which does not hold it.
+    pub(super) fn of_forgotten(lock: &'a MarkedLock) -> Option<Self> {
+        existing().map(|program| Self::new(lock, program.roster.me()))
     }
 
     /// The guard of the data that the lock protects.
+    #[inline]
     pub(crate) fn over<T: ?Sized>(self, data: Exclusive<'a, T>) -> Guard<'a, T> {
-        let (lock, _) = self.into_parts();
+        let (lock, me, _) = self.into_parts();
         Guard {
             lock,
+            me,
             data,
             marker: PhantomData,
         }
     }
 
-    #[inline]
     fn acquired(
         lock: &'a MarkedLock,
         program: &Program,
         acquired: Acquired,
     ) -> Result<Self, OwnerDied> {
         match acquired {
-            Acquired::Clean => Ok(Self::new(lock)),
+            Acquired::Clean => Ok(Self::new(lock, program.roster.me())),
             Acquired::Inherited(dead) => {
                 lock.mark(program.roster, dead);
                 Err(OwnerDied::of(lock))
@@ -124,18 +139,20 @@ impl<'a> Guard<'a> {
 }
 
 impl<'a, T: ?Sized> Guard<'a, T> {
-    /// The lock, which stays held, and the data.
-    fn into_parts(self) -> (&'a MarkedLock, Exclusive<'a, T>) {
+    /// The lock, which stays held, who holds it, and the data.
+    #[inline]
+    fn into_parts(self) -> (&'a MarkedLock, Holder, Exclusive<'a, T>) {
         let guard = ManuallyDrop::new(self);
-        (guard.lock, guard.data.again())
+        (guard.lock, guard.me, guard.data.again())
     }
 }
 
 impl<'a, T> Guard<'a, [T]> {
     /// The guard of the only value.
+    #[inline]
     pub(crate) fn first(self) -> Guard<'a, T> {
-        let (lock, data) = self.into_parts();
-        Guard::new(lock).over(data.into_first())
+        let (lock, me, data) = self.into_parts();
+        Guard::new(lock, me).over(data.into_first())
     }
 }
 
@@ -163,8 +180,8 @@ impl<'a, T: ?Sized> sealed::Held for Guard<'a, T> {
         self,
         wait: impl FnOnce(&mut dyn FnMut()) -> R,
     ) -> Result<(Self, R), OwnerDied> {
-        let (lock, data) = self.into_parts();
-        let mut guard = Some(Guard::new(lock));
+        let (lock, me, data) = self.into_parts();
+        let mut guard = Some(Guard::new(lock, me));
         let result = wait(&mut || drop(guard.take()));
         drop(guard);
         let guard = Guard::acquire_again(lock)?;
@@ -189,12 +206,24 @@ impl<T: ?Sized> DerefMut for Guard<'_, T> {
 }
 
 impl<T: ?Sized> Drop for Guard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
         // A copy made by `fork` does not hold what the original holds.
-        if let Some(program) = crate::life::program::existing() {
-            fault!("lock.releasing");
-            self.lock.mutex.unlock(program.roster);
+        if is_forked() {
+            return;
         }
+        fault!("lock.releasing");
+        if !self.lock.mutex.unlock_unwanted(self.me) {
+            release_wanted(self.lock);
+        }
+    }
+}
+
+/// Releases a lock that somebody may be waiting for.
+#[cold]
+fn release_wanted(lock: &MarkedLock) {
+    if let Some(program) = existing() {
+        lock.mutex.unlock(program.roster);
     }
 }
 

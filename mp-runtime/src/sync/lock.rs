@@ -62,6 +62,8 @@ pub struct Lock {
     handle: Arc<Handle>,
     state: &'static MarkedLock,
     program: &'static Program,
+    /// The calling process: a word that is at hand, since the lock's word waits for it.
+    me: Holder,
 }
 
 /// The process that held the lock died: what the lock protects may be half changed.
@@ -203,10 +205,12 @@ impl Lock {
 
     /// The lock that stands in the object of another kind.
     pub(crate) fn within(handle: Arc<Handle>, state: &'static MarkedLock) -> Result<Self, Error> {
+        let program = program()?;
         Ok(Self {
             handle,
             state,
-            program: program()?,
+            program,
+            me: program.roster.me(),
         })
     }
 
@@ -231,6 +235,16 @@ impl Lock {
     /// just woken, nobody else notices.
     #[inline]
     pub fn acquire(&self) -> Result<Guard<'_>, OwnerDied> {
+        assert_not_forked();
+        match Guard::acquire_free(self.state, self.me) {
+            Some(guard) => Ok(guard),
+            None => self.acquire_wanted(),
+        }
+    }
+
+    /// As [`acquire`](Self::acquire), where there is more to it than to take what is free.
+    #[cold]
+    fn acquire_wanted(&self) -> Result<Guard<'_>, OwnerDied> {
         match self.lock(Deadline::NEVER) {
             Ok(guard) => Ok(guard),
             Err(Some(died)) => Err(died),
@@ -288,7 +302,6 @@ impl Lock {
         self.holder().is_some()
     }
 
-    #[inline]
     fn lock(&self, deadline: Deadline) -> Result<Guard<'_>, Option<OwnerDied>> {
         assert_not_forked();
         Guard::acquire(self.state, self.program, deadline)

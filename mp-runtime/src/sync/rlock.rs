@@ -210,7 +210,7 @@ impl Words {
     /// Nobody is the holder any more: releases the lock.
     fn end(&self) {
         self.owner.store(0, Ordering::Relaxed);
-        drop(Guard::<()>::of_forgotten(&self.lock));
+        drop(Guard::of_forgotten(&self.lock));
     }
 }
 

@@ -64,14 +64,20 @@ impl RawMutex {
         peers: &(impl Peers + ?Sized),
         deadline: Deadline,
     ) -> Result<Acquired, Refused> {
-        // Acquire: pairs with the Release in `unlock`; what the last holder wrote is visible.
-        match self
-            .word
-            .compare_exchange(0, peers.me().bits(), Ordering::Acquire, Ordering::Relaxed)
-        {
-            Ok(_) => Ok(Acquired::Clean),
-            Err(_) => self.lock_contended(peers, deadline, Mark::Honour),
+        match self.lock_free(peers.me()) {
+            true => Ok(Acquired::Clean),
+            false => self.lock_contended(peers, deadline, Mark::Honour),
         }
+    }
+
+    /// Acquires the lock for the calling process `me` if it is free and nothing else is to be said
+    /// of it.
+    #[inline]
+    pub(crate) fn lock_free(&self, me: Holder) -> bool {
+        // Acquire: pairs with the Release in `unlock`; what the last holder wrote is visible.
+        self.word
+            .compare_exchange(0, me.bits(), Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Acquires the lock if that needs no waiting; refuses a marked one.
@@ -92,15 +98,19 @@ impl RawMutex {
     /// Releases the lock, which the calling process must hold.
     #[inline]
     pub(crate) fn unlock(&self, peers: &(impl Peers + ?Sized)) {
-        // Release: pairs with the Acquire of the next holder.
-        let me = peers.me().bits();
-        if self
-            .word
-            .compare_exchange(me, 0, Ordering::Release, Ordering::Relaxed)
-            .is_err()
-        {
+        if !self.unlock_unwanted(peers.me()) {
             self.unlock_contended(peers);
         }
+    }
+
+    /// Releases the lock, which the calling process `me` must hold, unless somebody may be asleep on
+    /// it.
+    #[inline]
+    pub(crate) fn unlock_unwanted(&self, me: Holder) -> bool {
+        // Release: pairs with the Acquire of the next holder.
+        self.word
+            .compare_exchange(me.bits(), 0, Ordering::Release, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// Releases the lock and marks it: everybody who asks is refused until somebody recovers it.
