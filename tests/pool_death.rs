@@ -86,6 +86,7 @@ fn worker_killed_at_any_point_costs_the_item_it_was_at() {
     let _watchdog = watchdog(300);
     for point in [
         "pool.claimed",
+        "pool.taken",
         "pool.item",
         "pool.ran",
         "pool.packed",

@@ -10,13 +10,16 @@
 //! - [`mod@program`]: the arena that all processes of a program share, made or attached to.
 //! - [`mark`]: a lock that says who died with it.
 //! - [`reap`]: what a death sets free, and who sees to it.
+//! - [`whereabouts`]: on which CPU somebody runs, for those who look for what it does.
 
 pub(crate) mod mark;
 pub(crate) mod program;
 mod reap;
 pub(crate) mod roster;
 pub(crate) mod slot;
+mod whereabouts;
 
 pub(crate) use self::program::{Program, program};
 pub(crate) use self::roster::Roster;
 pub(crate) use self::slot::Slot;
+pub(crate) use self::whereabouts::Whereabouts;

@@ -237,6 +237,7 @@ impl Inner {
         };
         fault!("pool.splitting");
         out.give_up_block();
+        self.free_kept(index);
         let (bell, new) = (job.bell.load(Ordering::Relaxed), memory.job(index));
         for (word, value) in [
             (&new.input, block.bits()),

@@ -517,8 +517,11 @@ impl<'p, R: Transfer> Call<'p, R> {
         let me = Owner::Process(self.pool.memory.peers().me());
         let arena = self.pool.memory.arena().clone();
         let name = self.name(self.pulled);
-        let buffer = Buffer::in_block(arena, me, wire::RECORDS + room)
-            .and_then(|mut out| wire::begin_items(&name, &mut out).map(|()| out));
+        let buffer = match self.pool.take_kept(index, wire::RECORDS + room) {
+            Some(block) => Ok(Buffer::over_block(arena, me, block)),
+            None => Buffer::in_block(arena, me, wire::RECORDS + room),
+        };
+        let buffer = buffer.and_then(|mut out| wire::begin_items(&name, &mut out).map(|()| out));
         let Ok(mut out) = buffer else {
             self.pool.release_job(index);
             if self.running > 0 {
@@ -656,6 +659,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         let pool = self.pool;
         let job = pool.memory.job(index);
         let bits = |block: Option<BlockId>| block.map_or(0, BlockId::bits);
+        pool.free_kept(index);
         job.input.store(bits(block), Ordering::Relaxed);
         job.input_len.store(len, Ordering::Relaxed);
         job.input_parcel.store(bits(parcel), Ordering::Relaxed);
@@ -817,7 +821,8 @@ impl<'p, R: Transfer> Call<'p, R> {
         };
         let is_any_over = || self.chunks.iter().any(is_over);
         // Many items keep the workers busy, which need the CPUs and the jobs' cache lines.
-        if !self.is_many && self.pool.lookout.look(is_any_over) {
+        let worker = &memory.header().worker;
+        if !self.is_many && self.pool.lookout.look(worker.is_elsewhere(), is_any_over) {
             return;
         }
         let bell = memory.done_bell(self.number);

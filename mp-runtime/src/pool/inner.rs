@@ -30,7 +30,7 @@ use crate::loom::{AtomicU64, Ordering};
 use crate::process::StartMethod;
 use crate::process::limits::Limits;
 use crate::process::message::Scheduling;
-use crate::shm::arena::Audit;
+use crate::shm::arena::{Audit, Block};
 use crate::shm::{BlockId, Owner};
 use crate::spans;
 use crate::sync::raw::{Holder, Peers};
@@ -147,6 +147,9 @@ struct Entries {
     free: Vec<u32>,
     /// Entries that were ever used.
     reach: u32,
+    /// Callers that wait for one: a condition variable that nobody waits on is a system call all the
+    /// same.
+    waiting: u32,
 }
 
 impl Inner {
@@ -425,8 +428,10 @@ impl Inner {
             if !may_wait || self.stop().is_some() {
                 return None;
             }
+            entries.waiting += 1;
             let waited = self.entry_freed.wait_timeout(entries, NAP);
             (entries, _) = waited.unwrap_or_else(|poison| poison.into_inner());
+            entries.waiting -= 1;
             if self.orphan_count.load(Ordering::Relaxed) > 0 {
                 drop(entries);
                 self.sweep_orphans();
@@ -438,6 +443,7 @@ impl Inner {
     /// Offers a job to the workers, from its item `first` on.
     pub(super) fn offer(&self, index: u32, first: u32, attempt: u8) {
         let memory = &self.memory;
+        memory.header().caller.note();
         let job = memory.job(index);
         job.first.store(first, Ordering::Relaxed);
         job.set_early(Early::No);
@@ -465,9 +471,8 @@ impl Inner {
     /// again.
     pub(super) fn clear_result(&self, index: u32) {
         let job = self.memory.job(index);
-        for word in [&job.result, &job.merged] {
-            self.free_block(word);
-        }
+        self.keep_or_free(index, &job.result);
+        self.free_block(&job.merged);
         // One that its worker owned was freed with the worker, and is not found again.
         self.discard_parcel(&job.result_parcel);
         self.forget_death(index);
@@ -477,15 +482,20 @@ impl Inner {
     pub(super) fn release_job(&self, index: u32) {
         self.clear_result(index);
         let job = self.memory.job(index);
-        self.free_block(&job.input);
+        self.keep_or_free(index, &job.input);
         self.discard_parcel(&job.input_parcel);
         fault!("nest.releasing");
         job.release();
         if index >= JOBS {
             return self.nested_is_over();
         }
-        lock(&self.entries).free.push(index);
-        self.entry_freed.notify_one();
+        let mut entries = lock(&self.entries);
+        entries.free.push(index);
+        let is_awaited = entries.waiting > 0;
+        drop(entries);
+        if is_awaited {
+            self.entry_freed.notify_one();
+        }
     }
 
     /// As [`release_job`](Self::release_job), of a job that is over and whose results nobody took: the
@@ -514,6 +524,41 @@ impl Inner {
                 None => break,
             }
         }
+    }
+
+    /// Frees a block of an entry, or leaves it there for the entry's next use: small jobs, one after
+    /// the other, then need nothing of the allocator.
+    fn keep_or_free(&self, index: u32, word: &AtomicU64) {
+        if !self.keeps_blocks(index) || self.memory.kept(word, 0).is_none() {
+            self.free_block(word);
+        }
+    }
+
+    /// Whether an entry keeps blocks. Entries are used again from the last one that was let go of, so
+    /// only as many keep some as were in use at once. Not where others than workers write results,
+    /// nor in entries of tasks, which may die.
+    fn keeps_blocks(&self, index: u32) -> bool {
+        index < self.memory.keepers() && !self.settings.is_isolated && self.remote.is_none()
+    }
+
+    /// Takes the block for items that an entry has kept, if there is room for `bytes` in it. The entry
+    /// is ours, and names it no more.
+    pub(super) fn take_kept(&self, index: u32, bytes: usize) -> Option<Block> {
+        if !self.keeps_blocks(index) {
+            return None;
+        }
+        let word = &self.memory.job(index).input;
+        let block = self.memory.kept(word, bytes);
+        match block {
+            Some(_) => word.store(0, Ordering::Relaxed),
+            None => self.free_block(word),
+        }
+        block
+    }
+
+    /// Frees the block for items that an entry has kept, if nobody has taken it: the items lie elsewhere.
+    pub(super) fn free_kept(&self, index: u32) {
+        self.free_block(&self.memory.job(index).input);
     }
 
     fn free_block(&self, word: &AtomicU64) {
@@ -605,14 +650,19 @@ impl Inner {
 
     /// Walks the pool's memory, and counts the entries of the job table that are in use.
     pub(super) fn audit(&self) -> (Audit, usize) {
-        let audit = self.memory.arena().audit(|owner| match owner {
+        let mut audit = self.memory.arena().audit(|owner| match owner {
             Owner::Process(holder) => self.memory.peers().is_alive(holder),
             Owner::Object(_) => false,
         });
-        let jobs = self
+        let (free, used): (Vec<u32>, Vec<u32>) = self
             .jobs()
-            .filter(|&index| self.memory.job(index).phase() != Phase::Free);
-        (audit, jobs.count())
+            .partition(|&index| self.memory.job(index).phase() == Phase::Free);
+        // What entries keep while they are free is accounted for.
+        for job in free.into_iter().map(|index| self.memory.job(index)) {
+            let kept = [&job.input, &job.result].map(|word| self.memory.kept(word, 0));
+            audit.process_units -= kept.into_iter().flatten().count() as u64;
+        }
+        (audit, used.len())
     }
 
     /// Records how the worker ended that was at a job.
@@ -633,7 +683,11 @@ impl Inner {
         if index >= JOBS {
             return self.memory.forget_failure(index);
         }
-        lock(&self.deaths).remove(&index);
+        let mut deaths = lock(&self.deaths);
+        // As a rule there are none, and to hash the number would take longer than the look.
+        if !deaths.is_empty() {
+            deaths.remove(&index);
+        }
     }
 }
 
@@ -653,7 +707,9 @@ impl Drop for Inner {
         // The blocks go with the memory; the handles in jobs that are still there do not.
         for index in self.jobs() {
             let job = self.memory.job(index);
-            self.discard_results(job);
+            if job.phase() != Phase::Free {
+                self.discard_results(job);
+            }
             self.discard_parcel(&job.input_parcel);
             self.discard_parcel(&job.result_parcel);
         }

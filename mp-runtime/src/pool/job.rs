@@ -26,7 +26,7 @@ shared! {
         /// compare-and-set if the items have a deadline, or may be taken away again: it fails once
         /// the one has expired, or the others were. The epoch is the word's.
         progress: AtomicU64,
-        /// The block with the items.
+        /// The block with the items. A free entry may keep one for its next use.
         pub(super) input: AtomicU64,
         pub(super) input_len: AtomicU64,
         /// The handles in them: a parcel, discarded by the caller once the job is over.
@@ -37,7 +37,8 @@ shared! {
         /// How many items at their start were finished by another worker.
         pub(super) first: AtomicU32,
         /// The block with the results: the worker's while the job runs, then the parent's. When the
-        /// results outgrow it the new block's name stands here before the old one is freed.
+        /// results outgrow it the new block's name stands here before the old one is freed. Before
+        /// the worker has one, and in a free entry: what was kept of an earlier use.
         pub(super) result: AtomicU64,
         /// The parcel with the handles of the result that is being completed.
         pub(super) result_parcel: AtomicU64,

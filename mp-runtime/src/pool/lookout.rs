@@ -14,7 +14,8 @@ const AGAIN: u32 = 64;
 /// Whether looking pays, as far as the last calls tell.
 #[derive(Debug)]
 pub(super) struct Lookout {
-    /// With one CPU whoever is waited for needs that.
+    /// Whether there is another CPU than this one: what the process may use, while nothing else is
+    /// known.
     has_cpus: bool,
     /// Times in a row that nothing was found, or that it was not tried for that reason.
     in_vain: AtomicU32,
@@ -28,9 +29,10 @@ impl Lookout {
         }
     }
 
-    /// Looks for a moment, if that pays, and tells whether it `is_there`.
-    pub(super) fn look(&self, is_there: impl Fn() -> bool) -> bool {
-        if !self.has_cpus {
+    /// Looks for a moment, if that pays, and tells whether it `is_there`. `is_apart` says whether
+    /// whoever is waited for runs on another CPU, if that is known: if not, it needs this one.
+    pub(super) fn look(&self, is_apart: Option<bool>, is_there: impl Fn() -> bool) -> bool {
+        if !is_apart.unwrap_or(self.has_cpus) {
             return false;
         }
         // Relaxed, here and below: it is a guess, and others may make it worse meanwhile.
@@ -61,7 +63,7 @@ mod tests {
         };
         let looks = Cell::new(0);
         let look = |is_there: bool| {
-            lookout.look(|| {
+            lookout.look(None, || {
                 looks.set(looks.get() + 1);
                 is_there
             })
@@ -78,10 +80,13 @@ mod tests {
 
     #[test]
     fn does_not_look_where_there_is_one_cpu() {
-        let lookout = Lookout {
-            has_cpus: false,
+        let lookout = |has_cpus| Lookout {
+            has_cpus,
             in_vain: AtomicU32::new(0),
         };
-        assert!(!lookout.look(|| panic!("it looked")));
+        assert!(!lookout(false).look(None, || panic!("it looked")));
+        assert!(!lookout(true).look(Some(false), || panic!("it looked")));
+        // Two processes that may use one CPU each still have two.
+        assert!(lookout(false).look(Some(true), || true));
     }
 }

@@ -13,8 +13,9 @@ use super::seat::Seat;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::fault::fault;
-use crate::life::{Program, Roster};
+use crate::life::{Program, Roster, Whereabouts};
 use crate::loom::{AtomicU32, AtomicU64, Ordering};
+use crate::shm::arena::{Block, UNIT};
 use crate::shm::safe::shared;
 use crate::shm::table::MAX_PROCESSES;
 use crate::shm::{Arena, BlockId, Owner, Region};
@@ -26,7 +27,7 @@ use crate::sys;
 pub(super) const BELLS: usize = 256;
 
 /// "mp pool" and the version of the layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x04");
+const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x05");
 
 /// New calls are refused, and workers end once none is left.
 pub(super) const CLOSED: u64 = 1;
@@ -48,6 +49,8 @@ shared! {
         pub(super) flags: AtomicU64,
         /// Calls that are under way.
         pub(super) calls: AtomicU64,
+        /// Where a caller ran when it last put a job out.
+        pub(super) caller: Whereabouts,
         /// How many workers there are meant to be that run jobs, at most, and whether there are fewer.
         pub(super) workers: AtomicU64,
         pub(super) is_short: AtomicU64,
@@ -67,6 +70,8 @@ shared! {
         /// Jobs that were ever done: tells workers that die of what they do from those that die at
         /// once.
         pub(super) finished: AtomicU64,
+        /// Where the worker ran that began a job last.
+        pub(super) worker: Whereabouts,
         /// What each worker runs first: a block, how many bytes of it, and what it is called with.
         pub(super) initializer: AtomicU64,
         pub(super) initializer_len: AtomicU64,
@@ -160,7 +165,14 @@ pub(super) struct Memory {
     arena: Arc<Arena>,
     peers: &'static Roster,
     parent: Holder,
+    /// The entries of the job table below this may keep their blocks while they are free.
+    keepers: u32,
 }
+
+/// How many entries keep blocks, at most: as many as 500 workers have jobs.
+const MOST_KEEPERS: u64 = 1024;
+/// … and what part of the pool's memory these are, at most: a 32nd, with two blocks each.
+const KEEPERS_SHARE: u64 = 64;
 
 impl Memory {
     /// Makes the memory of a new pool of the calling process.
@@ -192,8 +204,11 @@ impl Memory {
             ));
         }
         let parent = program.roster.me();
-        let memory = Self::over(region, program, parent);
+        let mut memory = Self::over(region, program, parent);
         memory.arena.set_budget(budget);
+        let room = budget.min(memory.region.len() - ARENA);
+        let keepers = room / UNIT as u64 / KEEPERS_SHARE;
+        memory.keepers = keepers.min(MOST_KEEPERS) as u32;
         let header = memory.header();
         header
             .parent
@@ -229,6 +244,7 @@ impl Memory {
             region,
             peers: program.roster,
             parent,
+            keepers: 0,
         }
     }
 
@@ -290,6 +306,22 @@ impl Memory {
     pub(super) fn bytes(&self, block: u64, len: usize) -> Option<&[u8]> {
         let block = self.arena.find(BlockId::from_bits(block)?)?;
         Some(self.arena.bytes(&block, len))
+    }
+
+    // Blocks that entries keep.
+
+    /// Entries of the job table below this may keep their blocks while they are free.
+    pub(super) fn keepers(&self) -> u32 {
+        self.keepers
+    }
+
+    /// The block that `word` names, if it is the parent's, small enough to be kept, and has room for
+    /// `bytes`.
+    pub(super) fn kept(&self, word: &AtomicU64, bytes: usize) -> Option<Block> {
+        let id = BlockId::from_bits(word.load(Ordering::Relaxed))?;
+        let block = self.arena.find(id)?;
+        let is_kept = block.capacity() == UNIT && self.arena.owner(id) == Some(self.parent());
+        (is_kept && bytes <= UNIT).then_some(block)
     }
 
     // The ring.

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::life::Program;
 use crate::loom::{AtomicU64, Ordering, fence};
+use crate::shm::arena::Block;
 use crate::shm::buffer::{Buffer, Full};
 use crate::shm::{BlockId, Owner};
 use crate::spans;
@@ -26,7 +27,8 @@ use crate::wire::transfer::{self, Sent};
 
 /// How often the ring is looked at before a worker sleeps, if each has a CPU: a job often follows the
 /// last one at once. If there are fewer CPUs than workers these are shared out, since who looks takes
-/// them from those who work.
+/// them from those who work. Where it runs on the caller's CPU it does not look: it would keep the
+/// caller from putting the job out.
 const LOOKS: u64 = 2000;
 
 /// How long a worker stands by: the next call from inside of a task needs no new process.
@@ -69,7 +71,10 @@ pub(crate) fn work(program: &'static Program, memory: Option<RawFd>) -> i32 {
         cpus: sys::process::cpu_count() as u64,
         left: limit(&header.max_tasks),
         max_memory: limit(&header.max_memory),
-        idle_timeout: Duration::from_nanos(limit(&header.idle_timeout)),
+        idle_timeout: match limit(&header.idle_timeout) {
+            u64::MAX => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        },
         letters: 0,
         task: None,
         bytes_each: 16,
@@ -117,14 +122,14 @@ struct Worker<'a> {
     me: Holder,
     name: String,
     seat: &'a Seat,
-    /// CPUs that it may run on.
+    /// CPUs that it may run on. The caller may have others.
     cpus: u64,
     /// Items that may still be run.
     left: u64,
     /// Bytes of its own with which it ends.
     max_memory: u64,
-    /// How long it waits for a job.
-    idle_timeout: Duration,
+    /// How long it waits for a job, if not for ever.
+    idle_timeout: Option<Duration>,
     /// Jobs for this seat alone that are over, as it knows.
     letters: u32,
     /// The task of the last job.
@@ -217,7 +222,9 @@ impl<'a> Worker<'a> {
                 memory.ask_for_shares();
             }
             fault!("pool.idle");
-            let idle = *idle_until.get_or_insert_with(|| Deadline::after(self.idle_timeout));
+            // Without a limit the kernel is not to set a timer for each sleep.
+            let idle = *idle_until
+                .get_or_insert_with(|| self.idle_timeout.map_or(Deadline::NEVER, Deadline::after));
             let deadline = match stands_by {
                 true => {
                     *standby_until.get_or_insert_with(|| Deadline::after(STANDBY).earlier(idle))
@@ -237,12 +244,15 @@ impl<'a> Worker<'a> {
     /// How often it looks for a job before it sleeps.
     fn looks(&self) -> u64 {
         // Relaxed: it is a guess.
-        let workers = self.memory.header().workers.load(Ordering::Relaxed);
-        match self.cpus {
-            // Whoever is looked out for needs that one.
-            1 => 0,
-            cpus => LOOKS * cpus / workers.max(cpus),
+        let header = self.memory.header();
+        let workers = header.workers.load(Ordering::Relaxed);
+        let is_apart = header.caller.is_elsewhere();
+        // Before the first call nobody knows; whoever is looked out for needs the only one.
+        if !is_apart.unwrap_or(self.cpus > 1) {
+            return 0;
         }
+        let cpus = self.cpus.max(2);
+        LOOKS * cpus / workers.max(cpus)
     }
 
     /// Whether there may be work yet: the pool is open, a call is under way, or a task waits for one of
@@ -266,6 +276,7 @@ impl<'a> Worker<'a> {
             job.close();
             fault!("pool.closed");
         }
+        self.memory.header().worker.note();
         let began = sys::clock::now();
         job.began.store(began, Ordering::Relaxed);
         let index = self.memory.index_of(job);
@@ -333,8 +344,11 @@ impl<'a> Worker<'a> {
         let me = Owner::Process(self.me);
         let wish = wire::RECORDS + count.saturating_sub(first) as usize * self.bytes_each;
         let arena = self.memory.arena().clone();
-        let mut out = Buffer::in_block(arena.clone(), me, wish)
-            .or_else(|_| Buffer::in_block(arena, me, wire::RECORDS))?;
+        let mut out = match self.take_kept(job, wish) {
+            Some(block) => Buffer::over_block(arena, me, block),
+            None => Buffer::in_block(arena.clone(), me, wish)
+                .or_else(|_| Buffer::in_block(arena, me, wire::RECORDS))?,
+        };
         out.publish_in(&job.result);
         wire::begin_results(&mut out)?;
         let program = self.program;
@@ -358,6 +372,22 @@ impl<'a> Worker<'a> {
         // It is the job's from now on.
         out.give_up_block();
         Ok(early)
+    }
+
+    /// Takes the block that the job's entry has kept for results, if there is room for `bytes` in it.
+    fn take_kept(&self, job: &Job, bytes: usize) -> Option<Block> {
+        let id = BlockId::from_bits(job.result.load(Ordering::Relaxed))?;
+        let arena = self.memory.arena();
+        let block = arena.find(id).filter(|block| block.capacity() >= bytes);
+        // Ours until the job is over, as one that we allocate: whatever becomes of it at our death,
+        // the job names it.
+        let me = Owner::Process(self.me);
+        let block = block.filter(|_| arena.set_owner(id, self.memory.parent(), me));
+        fault!("pool.taken");
+        if block.is_none() {
+            arena.free(id);
+        }
+        block
     }
 
     /// Merges the results of a job into one, if they can be.

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::life::program::assert_not_forked;
 use crate::life::slot::{Debt, DebtWords};
-use crate::life::{Program, program};
+use crate::life::{Program, Whereabouts, program};
 use crate::loom::{AtomicU32, AtomicU64, Ordering, hint};
 use crate::shm::buffer::{Buffer, SMALL};
 use crate::shm::segment::{self, Item, PutSide, Record, TakeSide, Taken, Values};
@@ -80,6 +80,8 @@ shared! {
         _pad: AtomicU32,
         /// Items that it holds at most; zero if there is no limit.
         capacity: AtomicU64,
+        /// Of whom puts, in a way of a pipe.
+        putter: Whereabouts,
     }
 }
 
@@ -95,6 +97,8 @@ shared! {
         done: AtomicU64,
         /// Values that died with their getter.
         lost: AtomicU64,
+        /// Of whom takes, in a way of a pipe.
+        getter: Whereabouts,
     }
 }
 
@@ -457,6 +461,9 @@ impl Channel {
             self.unlock_put();
             fault!("put.unlocked");
             if *put > first {
+                if self.is_way {
+                    self.state.items.putter.note();
+                }
                 let count = u32::try_from(*put - first).unwrap_or(u32::MAX);
                 self.state.items.bell.ring_unlocked(peers, count);
             }
@@ -467,7 +474,7 @@ impl Channel {
                 return Ok(());
             }
             if !has_spun && !deadline.has_passed() {
-                has_spun = !spin_until(|| !self.looks_full(most));
+                has_spun = !self.spin_until(&self.state.space.getter, || !self.looks_full(most));
                 if !has_spun {
                     continue;
                 }
@@ -496,6 +503,13 @@ impl Channel {
         let taken = self.state.take.side.word();
         line.taken.store(taken, Ordering::Relaxed);
         room(taken).min(count)
+    }
+
+    /// Looks a while for what the other side does, unless that runs on this CPU, as far as is known.
+    /// It is of the two sides of a pipe, which take turns; those of a queue may be many.
+    #[inline]
+    fn spin_until(&self, other: &Whereabouts, is_so: impl FnMut() -> bool) -> bool {
+        other.is_elsewhere() != Some(false) && spin_until(is_so)
     }
 
     fn looks_full(&self, most: u64) -> bool {
@@ -648,7 +662,7 @@ impl Channel {
             if is_over {
                 return Err(Reason::Closed);
             }
-            if !spin_until(|| !self.looks_empty()) {
+            if !self.spin_until(&self.state.items.putter, || !self.looks_empty()) {
                 let ticket = self.state.items.bell.listen();
                 if self.looks_empty() && !self.is_closed() && peers.is_alive(peer) {
                     let bell = &self.state.items.bell;
@@ -687,7 +701,7 @@ impl Channel {
                 return Ok(taken);
             }
             if !has_spun && !deadline.has_passed() {
-                has_spun = !spin_until(|| !self.looks_empty());
+                has_spun = !self.spin_until(&self.state.items.putter, || !self.looks_empty());
                 if !has_spun {
                     continue;
                 }
@@ -742,6 +756,9 @@ impl Channel {
         }
         line.lock.unlock(peers);
         fault!("get.taken");
+        if self.is_way && result.is_some() {
+            self.state.space.getter.note();
+        }
         let count = match self.is_way {
             // What is room for one who waits may be none for another, whose message is longer.
             true => u32::MAX,

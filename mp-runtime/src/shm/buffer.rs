@@ -70,9 +70,15 @@ impl Buffer {
     /// A buffer in a block of `arena` from the first byte on, of at least `bytes`.
     pub(crate) fn in_block(arena: Arc<Arena>, owner: Owner, bytes: usize) -> Result<Self, Full> {
         let block = arena.allocate(bytes, owner)?;
+        Ok(Self::over_block(arena, owner, block))
+    }
+
+    /// A buffer in a block of `arena` that is there already, and which nobody else uses. What it is
+    /// moved into when it grows is `owner`'s.
+    pub(crate) fn over_block(arena: Arc<Arena>, owner: Owner, block: Block) -> Self {
         let mut buffer = Self::with_home(arena.clone(), owner);
         buffer.move_into(&arena, block);
-        Ok(buffer)
+        buffer
     }
 
     /// Appends bytes.

@@ -114,7 +114,7 @@ pub(crate) mod process {
         claim::Fingerprint,
         platform::{
             command::end_with_us,
-            limits::{affinity, cpu_count, nice, set_affinity, set_nice},
+            limits::{affinity, cpu_count, current_cpu, nice, set_affinity, set_nice},
             process::{
                 Tick, executable, exit_now, is_gone, is_main_thread, kill_unwatched, on_exit,
                 own_fingerprint, pidfd_open, pidfd_signal, raise_oom_score, reap, spawn,

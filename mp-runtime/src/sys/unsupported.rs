@@ -363,6 +363,10 @@ pub(crate) mod limits {
         thread::available_parallelism().map_or(1, usize::from)
     }
 
+    pub(crate) fn current_cpu() -> Option<u32> {
+        None
+    }
+
     pub(crate) fn affinity() -> io::Result<Vec<usize>> {
         unsupported()
     }

@@ -52,6 +52,12 @@ pub(crate) fn cpu_count() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Returns the processor that the calling thread runs on at this moment. No system call.
+pub(crate) fn current_cpu() -> Option<u32> {
+    // SAFETY: has no preconditions.
+    u32::try_from(unsafe { libc::sched_getcpu() }).ok()
+}
+
 /// One word of a set of processors, as the kernel lays it out.
 type Word = libc::c_ulong;
 
