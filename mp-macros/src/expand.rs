@@ -34,6 +34,8 @@ pub(crate) fn registered(item: &TokenStream, task: &TaskFn, args: &Args) -> Toke
     };
     let options = options(args);
     let error = error(task);
+    // A closure each time, and no function that both name: where the task is not to be found, the
+    // compiler says so in the same words, and once.
     let trampoline = trampoline(task);
     quote! {
         #item
@@ -50,6 +52,7 @@ pub(crate) fn registered(item: &TokenStream, task: &TaskFn, args: &Args) -> Toke
                     signature: || __mp::signature_of(&#id),
                     place: __mp::Place::new(::core::file!(), ::core::line!(), ::core::column!()),
                     run: #trampoline,
+                    run_each: |batch| batch.run(#trampoline),
                     error: #error,
                     options: #options,
                 }

@@ -4,10 +4,12 @@ pub use inventory;
 pub use serde;
 
 pub use crate::manager::{Managed, Object, SharedType, shared_absent, shared_value};
+pub use crate::task::batch::{Batch, Pause};
 pub use crate::task::call::{Call, Encoded, Stop};
 pub use crate::task::effect::{NoError, ReadError, ResultOf};
 pub use crate::task::registry::{
-    Entry, Options, Place, Trampoline, signature_by_name, signature_of, type_id_of, type_name_of,
+    Entry, Options, Place, Repeater, Trampoline, signature_by_name, signature_of, type_id_of,
+    type_name_of,
 };
 pub use crate::task::{Returned, Transfer};
 

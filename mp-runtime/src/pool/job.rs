@@ -8,6 +8,7 @@ use crate::fault::fault;
 use crate::loom::{AtomicU32, AtomicU64, Ordering};
 use crate::shm::safe::shared;
 use crate::sync::raw::Holder;
+use crate::task::batch::Pace;
 
 /// Jobs of a pool that are not finished at once.
 pub(super) const JOBS: u32 = 4096;
@@ -617,6 +618,36 @@ impl Job {
                 Err(Held::Cut)
             }
         }
+    }
+
+    /// How a batch of its items, from `first` on, notes how far it is.
+    pub(super) fn pace(&self, running: &Running, first: u32) -> Pace<'_> {
+        let is_timed = self.limit.load(Ordering::Relaxed) > 0;
+        let claimed = Progress {
+            claimed: first + 1,
+            done: first,
+        };
+        Pace {
+            word: &self.progress,
+            present: running.progress(Progress::from(first)),
+            next: running.progress(claimed),
+            // One more is claimed, and one more done. Neither overflows: no job has so many items.
+            step: 1 << COUNT_BITS | 1,
+            is_watched: is_timed || self.is_loose(),
+            began: is_timed.then_some(&self.item_began),
+            count: &self.count,
+        }
+    }
+
+    /// Why a batch of items found `progress` changed.
+    #[cold]
+    pub(super) fn held(&self, running: &mut Running) -> Held {
+        if self.is_expired() {
+            return Held::Expired;
+        }
+        fault!("pool.cut");
+        running.cut = CUT;
+        Held::Cut
     }
 
     /// Notes how far the worker got, which was at `from` and begins no further item.

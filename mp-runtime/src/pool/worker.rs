@@ -21,7 +21,8 @@ use crate::shm::{BlockId, Owner};
 use crate::spans;
 use crate::sync::raw::{Holder, Peers};
 use crate::sys;
-use crate::task::call::{self, read_record};
+use crate::task::batch::{Batch, Pause, Why};
+use crate::task::call::read_record;
 use crate::task::registry::{self, Entry};
 use crate::wire::transfer::{self, Sent};
 
@@ -416,59 +417,49 @@ impl<'a> Worker<'a> {
         job: &Job,
         running: &mut Running,
         task: &Entry,
-        mut items: &[u8],
+        items: &[u8],
         first: u32,
         out: &mut Buffer,
     ) -> Result<(Early, u32), Halt> {
-        let is_timed = job.limit.load(Ordering::Relaxed) > 0;
-        let is_watched = is_timed || job.is_loose();
-        let mut at = Progress::from(first);
+        let pace = job.pace(running, first);
+        let is_watched = pace.is_watched;
+        let left = u32::try_from(self.left).unwrap_or(u32::MAX);
+        let most = first.saturating_add(left);
+        let mut batch = Batch::new(task.name, items, (first, most), pace, out);
         let early = loop {
-            let done = at.claimed;
-            // Less than there were, once its caller has gone.
-            if done >= job.count() {
-                break Early::No;
-            }
-            if u64::from(done - first) == self.left {
-                break Early::Retired;
-            }
-            let Some((_, mut arguments)) = read_record(&mut items) else {
-                break Early::Unreadable;
+            let Pause(why) = (task.run_each)(&mut batch);
+            let panic = match why {
+                // Less than there were, once its caller has gone.
+                Why::Over if batch.next() >= job.count() => break Early::No,
+                Why::Over => break Early::Retired,
+                Why::Unreadable => break Early::Unreadable,
+                Why::Held => match job.held(running) {
+                    Held::Cut => break Early::No,
+                    Held::Expired => return Err(Halt::Expired),
+                },
+                Why::Odd(panic) => Ok(panic),
+                Why::Full => Err(Full),
             };
-            // The results up to here are complete, and the next item is no longer surely untouched.
-            let next = Progress {
-                claimed: done + 1,
-                done,
-            };
-            if is_timed {
-                // Its time is not that of the one before it, which is over by the clock as well.
-                job.item_began.store(sys::clock::now(), Ordering::Relaxed);
-            }
-            match job.advance(running, at, next, is_watched) {
-                Ok(()) => at = next,
-                Err(Held::Cut) => break Early::No,
-                Err(Held::Expired) => return Err(Halt::Expired),
-            }
-            fault!("pool.item");
-            spans::begin_item(done, task.name);
-            let start = out.len();
-            let kept =
-                call::run(task, &mut arguments, out).and_then(|_| match transfer::take_sent() {
+            let kept = panic
+                .and_then(|panic| batch.see_to(panic))
+                .and_then(|start| match transfer::take_sent() {
                     None => Ok(()),
-                    Some(sent) => self.attach(job, sent, start, out),
+                    Some(sent) => self
+                        .attach(job, sent, start, batch.out())
+                        .inspect_err(|_| batch.out().truncate(start)),
                 });
             spans::end_item();
             if let Err(Full) = kept {
-                out.truncate(start);
                 // Before the progress says that no item is being run: this one was.
                 job.set_early(Early::OutOfMemory);
-                job.rest(running, at, Progress::from(done), is_watched)?;
+                let done = batch.next() - 1;
+                rest(job, running, (first, batch.next()), done, is_watched)?;
                 return Ok((Early::OutOfMemory, done));
             }
             fault!("pool.ran");
         };
-        let done = at.claimed;
-        job.rest(running, at, Progress::from(done), is_watched)?;
+        let done = batch.next();
+        rest(job, running, (first, done), done, is_watched)?;
         Ok((early, done))
     }
 
@@ -518,4 +509,22 @@ impl<'a> Worker<'a> {
         }
         result.is_ok()
     }
+}
+
+/// Notes that so many items are done, and that none is being run; the items `first..next` were begun.
+fn rest(
+    job: &Job,
+    running: &mut Running,
+    (first, next): (u32, u32),
+    done: u32,
+    is_watched: bool,
+) -> Result<(), Expired> {
+    let from = match next == first {
+        true => Progress::from(first),
+        false => Progress {
+            claimed: next,
+            done: next - 1,
+        },
+    };
+    job.rest(running, from, Progress::from(done), is_watched)
 }

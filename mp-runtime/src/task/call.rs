@@ -66,7 +66,9 @@ impl Call<'_> {
     #[inline]
     pub fn start(&mut self) {
         // What the function drops is not to live on in the message that brought it.
-        self.delivery = None;
+        if self.delivery.is_some() {
+            self.delivery = None;
+        }
     }
 
     /// Encodes the result.
@@ -82,6 +84,30 @@ impl Call<'_> {
         result.map_err(|error| self.refuse_result::<T>(error))?;
         self.phase = Phase::Done;
         Ok(())
+    }
+
+    /// Ends the record of a call that came back, or panicked.
+    #[inline]
+    pub(super) fn conclude(
+        &mut self,
+        panic: Option<PanicInfo>,
+        record: Record,
+    ) -> Result<Tag, Full> {
+        // Also if dropping the result panicked afterwards: the task itself did not.
+        if let Phase::Done = self.phase {
+            // Without moving the call: a copy of what was just written, in other widths, has to wait
+            // for the writes.
+            record.close(Tag::Value, self.out)?;
+            return Ok(Tag::Value);
+        }
+        let (phase, refusal) = (self.phase, self.refusal.take());
+        // Texts can always be encoded, if there is room.
+        let Ok(tag) = write_failure(panic, phase, refusal, &record, self.out) else {
+            record.abandon(self.out);
+            return Err(OutOfMemory);
+        };
+        record.close(tag, self.out)?;
+        Ok(tag)
     }
 
     #[cold]
@@ -103,6 +129,39 @@ impl Call<'_> {
     fn refuse(&mut self, refusal: Refusal) -> Stop {
         self.refusal = Some(Box::new(refusal));
         Stop(())
+    }
+}
+
+impl<'a> Call<'a> {
+    /// Calls of one task one after the other, each with arguments of its own.
+    pub(super) fn repeated(out: &'a mut Buffer) -> Self {
+        Self {
+            input: &[],
+            out,
+            phase: Phase::Running,
+            delivery: None,
+            refusal: None,
+        }
+    }
+
+    /// Begins the next of them.
+    #[inline]
+    pub(super) fn begin(&mut self, arguments: &'a [u8]) -> Result<Record, Full> {
+        self.input = arguments;
+        self.phase = Phase::Running;
+        Record::open(self.out)
+    }
+
+    /// Whether its result is encoded.
+    #[inline]
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Done)
+    }
+
+    /// Where the results are.
+    #[inline]
+    pub(super) fn out(&mut self) -> &mut Buffer {
+        self.out
     }
 }
 
@@ -208,21 +267,7 @@ pub(crate) fn run_delivered(
     };
     let caught = panic::catch(|| run(&mut call));
     *input = &input[input.len() - call.input.len()..];
-    // Also if dropping the result panicked afterwards: the task itself did not.
-    if let Phase::Done = call.phase {
-        // Without moving the call: a copy of what was just written, in other widths, has to wait
-        // for the writes.
-        record.close(Tag::Value, call.out)?;
-        return Ok(Tag::Value);
-    }
-    let Call { phase, refusal, .. } = call;
-    // Texts can always be encoded, if there is room.
-    let Ok(tag) = write_failure(caught.err(), phase, refusal, &record, out) else {
-        record.abandon(out);
-        return Err(OutOfMemory);
-    };
-    record.close(tag, out)?;
-    Ok(tag)
+    call.conclude(caught.err(), record)
 }
 
 /// Appends a record that says that there was no room for the result.
@@ -329,12 +374,35 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    /// Where it begins.
+    #[inline]
+    pub(super) fn start(&self) -> usize {
+        self.start
+    }
+
+    /// The open record that begins there.
+    #[inline]
+    pub(super) fn at(start: usize) -> Self {
+        Self { start }
+    }
+
     /// Begins a record; what is appended to `out` from now on is its payload.
     #[inline]
     pub(crate) fn open(out: &mut Buffer) -> Result<Self, Full> {
         let start = out.len();
         out.write(&[0; HEADER])?;
         Ok(Self { start })
+    }
+
+    /// Ends the record, unless its length needs a place of its own.
+    #[inline]
+    pub(super) fn close_short(self, tag: Tag, out: &mut Buffer) -> bool {
+        let len = out.len() - self.start - HEADER;
+        let is_short = len < LONG as usize;
+        if is_short {
+            self.set_header(tag, len as u32, out);
+        }
+        is_short
     }
 
     /// Ends the record. On error the record is gone.
@@ -382,6 +450,20 @@ impl Record {
         out.truncate(self.start + HEADER);
         codec::encode(value, out)
     }
+}
+
+/// As [`read_record`], for one that holds a value whose length is in its header: all but few.
+#[inline]
+pub(crate) fn read_short_value<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
+    const _: () = assert!(Tag::Value as u32 == 0);
+    let (header, rest) = input.split_first_chunk()?;
+    let len = u32::from_le_bytes(*header);
+    if len >= LONG {
+        return None;
+    }
+    let (payload, rest) = rest.split_at_checked(len as usize)?;
+    *input = rest;
+    Some(payload)
 }
 
 /// Takes a record off the front of `input`; `None` if there is none, or a part of one.
@@ -483,6 +565,7 @@ mod tests {
             signature: String::new,
             place: Place::new(file!(), line!(), 1),
             run,
+            run_each: |_| unreachable!("it is called one by one"),
             error: |_| None,
             options: Options::NONE,
         }

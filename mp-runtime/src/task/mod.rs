@@ -2,10 +2,12 @@
 //!
 //! - here: what may be a task, its arguments, its result.
 //! - [`registry`]: from a function to its task, and from a name to it.
+//! - [`batch`]: many calls of one task, one right after the other.
 //! - [`call`]: one call in the process that runs it, and its outcome as bytes.
 //! - [`effect`]: a task called for what it does, as initializers are.
 //! - [`mod@panic`]: catching a panic and carrying it across.
 
+pub(crate) mod batch;
 pub(crate) mod call;
 pub(crate) mod effect;
 pub(crate) mod panic;

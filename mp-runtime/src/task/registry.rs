@@ -10,6 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::batch::{Batch, Pause};
 use super::call::{Call, Stop};
 use super::effect::ReadError;
 use crate::error::{Error, ErrorKind};
@@ -28,6 +29,8 @@ pub struct Entry {
     pub place: Place,
     /// Decodes the arguments, calls the function, encodes the result.
     pub run: Trampoline,
+    /// The same for many calls, one after the other.
+    pub run_each: Repeater,
     /// Reads the error that it returned.
     pub error: ReadError,
     /// Defaults for its calls.
@@ -38,6 +41,9 @@ inventory::collect!(Entry);
 
 /// Runs one call of one task.
 pub type Trampoline = fn(&mut Call<'_>) -> Result<(), Stop>;
+
+/// Runs many calls of one task, as [`Batch::run`] does.
+pub type Repeater = fn(&mut Batch<'_>) -> Pause;
 
 /// A place in the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,6 +348,7 @@ mod tests {
             signature: || signature_of(&plain),
             place: Place::new("src/etl.rs", line, 1),
             run: |_| Ok(()),
+            run_each: |batch| batch.run(|_| Ok(())),
             error: |_| None,
             options: Options::NONE.timeout_nanos(5).retries(2),
         }
