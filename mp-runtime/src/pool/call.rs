@@ -23,6 +23,7 @@ use super::wire;
 use crate::deadline::Deadline;
 use crate::error::TaskError;
 use crate::fault::fault;
+use crate::life::Program;
 use crate::life::program::is_forked;
 use crate::loom::Ordering;
 use crate::shm::buffer::Buffer;
@@ -31,7 +32,7 @@ use crate::spans;
 use crate::sync::raw::{Holder, Peers};
 use crate::sys;
 use crate::task::Transfer;
-use crate::task::call::decode_result;
+use crate::task::call::{Tag, decode_result, read_record, read_short_value};
 use crate::task::panic;
 use crate::task::registry::Entry;
 use crate::trace::{Lane, Span};
@@ -47,6 +48,9 @@ const MOST_BYTES: u64 = 64 * 1024 * 1024;
 
 /// How long a caller sleeps while a worker is about to begin a job that could be taken apart.
 const NEAR: Duration = Duration::from_micros(200);
+
+/// Results that are handed out one by one, if they are there, before more are taken.
+const ENOUGH: u64 = 1024;
 
 /// In which order results are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,42 @@ pub(super) trait Source {
     fn left(&self) -> Option<u64>;
     /// What their type is called.
     fn type_name(&self) -> &'static str;
+
+    /// Encodes items until `written` has so many or the block is full; false if there are no more.
+    /// After an error, or a panic while one was encoded, that item is held.
+    #[inline]
+    fn write(
+        &mut self,
+        out: &mut Buffer,
+        most: u64,
+        written: &mut Written,
+    ) -> Result<bool, EncodeError> {
+        while written.count < most && !(written.count > 0 && wire::is_full(out.len())) {
+            if !self.load() {
+                return Ok(false);
+            }
+            wire::write_item(out, |out| self.encode(out))?;
+            self.pass();
+            written.add(out.len());
+        }
+        Ok(true)
+    }
+}
+
+/// Items that were encoded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    count: u64,
+    /// Where the last of them ends.
+    end: usize,
+}
+
+impl Written {
+    #[inline]
+    fn add(&mut self, end: usize) {
+        self.count += 1;
+        self.end = end;
+    }
 }
 
 /// Items from an iterator, with the way to encode one.
@@ -90,6 +130,28 @@ impl<I: Iterator, E> Items<I, E> {
             is_over: false,
             encode,
         }
+    }
+}
+
+impl<I, E> Items<I, E>
+where
+    I: Iterator,
+    E: Fn(&I::Item, &mut Buffer) -> Result<(), EncodeError>,
+{
+    /// Encodes an item, which is held if that fails.
+    #[inline(always)]
+    fn write_one(&mut self, item: I::Item, out: &mut Buffer) -> Result<(), EncodeError> {
+        let item = Held {
+            item: Some(item),
+            place: &mut self.held,
+        };
+        let encode = |out: &mut Buffer| match &item.item {
+            Some(item) => (self.encode)(item, out),
+            None => Ok(()),
+        };
+        wire::write_item(out, encode)?;
+        item.pass();
+        Ok(())
     }
 }
 
@@ -134,6 +196,55 @@ where
 
     fn type_name(&self) -> &'static str {
         type_name::<I::Item>()
+    }
+
+    #[inline]
+    fn write(
+        &mut self,
+        out: &mut Buffer,
+        most: u64,
+        written: &mut Written,
+    ) -> Result<bool, EncodeError> {
+        if let Some(item) = self.held.take() {
+            self.write_one(item, out)?;
+            written.add(out.len());
+        }
+        // From here on nothing goes through `held` but what stays there.
+        while written.count < most && !(written.count > 0 && wire::is_full(out.len())) {
+            if self.is_over {
+                return Ok(false);
+            }
+            self.is_over = true;
+            let Some(item) = self.iter.next() else {
+                return Ok(false);
+            };
+            self.is_over = false;
+            self.write_one(item, out)?;
+            written.add(out.len());
+        }
+        Ok(true)
+    }
+}
+
+/// An item that is put back unless it passes, also if it panics.
+struct Held<'a, T> {
+    item: Option<T>,
+    place: &'a mut Option<T>,
+}
+
+impl<T> Held<'_, T> {
+    #[inline]
+    fn pass(mut self) {
+        self.item = None;
+    }
+}
+
+impl<T> Drop for Held<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(item) = self.item.take() {
+            *self.place = Some(item);
+        }
     }
 }
 
@@ -240,6 +351,15 @@ impl<R> Chunk<R> {
             _ => (0, 0),
         }
     }
+}
+
+/// Of which jobs results are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Of those whose results can be delivered at once. The others lie well where they are.
+    Front,
+    /// Of all.
+    All,
 }
 
 /// How filling a job ended.
@@ -416,7 +536,9 @@ impl<'p, R: Transfer> Call<'p, R> {
             let held = held + (self.delivered - before);
             let is_blocked = self.feed(source, held, is_bounded, sink);
             self.adopt();
-            let harvested = self.harvest(sink) || self.share_out();
+            let harvested = self.harvest(Reach::Front, is_bounded, sink)
+                || self.harvest(Reach::All, is_bounded, sink)
+                || self.share_out();
             if self.chunks.is_empty() && self.is_exhausted {
                 return State::Over;
             }
@@ -531,78 +653,74 @@ impl<'p, R: Transfer> Call<'p, R> {
             self.fail_next(failure::no_room_for_argument());
             return Filled::Something;
         };
-        let mut count = 0;
         let mut open = None;
-        let mut failed = None;
-        let mut is_blocked = false;
-        let mut good = out.len();
+        let mut written = Written {
+            count: 0,
+            end: out.len(),
+        };
         let is_isolated = self.pool.settings.is_isolated;
         let is_remote = self.pool.carrier().is_some();
-        let encode = || {
-            while count < wish && !(count > 0 && wire::is_full(out.len())) {
+        let mut encode = || {
+            if !is_loose && self.absence.is_none() {
+                let is_more = source.write(&mut out, wish, &mut written)?;
+                self.is_exhausted |= !is_more;
+                return Ok(());
+            }
+            while written.count < wish && !(written.count > 0 && wire::is_full(out.len())) {
                 if !self.pull(source) {
                     self.is_exhausted = true;
                     break;
                 }
-                match wire::write_item(&mut out, |out| source.encode(out)) {
-                    Ok(()) => {
-                        if let Some(job) = open
-                            && !self.append(job, count as u32, out.len())
-                        {
-                            // It is encoded again for the next job.
-                            break;
-                        }
-                        source.pass();
-                        count += 1;
-                        good = out.len();
-                        if is_loose && count == 1 {
-                            // Handles go with the job: then it has but this item.
-                            if transfer::has_sent() {
-                                break;
-                            }
-                            open = Some(self.put_out_open(index, &mut out, began));
-                        }
-                    }
-                    Err(error) if error.kind == EncodeErrorKind::Full && open.is_some() => break,
-                    // The item is tried again once a job is over.
-                    Err(error)
-                        if error.kind == EncodeErrorKind::Full
-                            && (count > 0 || self.running > 0) =>
-                    {
-                        is_blocked = true;
+                wire::write_item(&mut out, |out| source.encode(out))?;
+                if let Some(job) = open
+                    && !self.append(job, written.count as u32, out.len())
+                {
+                    // It is encoded again for the next job.
+                    break;
+                }
+                source.pass();
+                written.add(out.len());
+                if is_loose && written.count == 1 {
+                    // Handles go with the job: then it has but this item.
+                    if transfer::has_sent() {
                         break;
                     }
-                    Err(error) => {
-                        source.pass();
-                        failed = Some(error);
-                        break;
-                    }
+                    open = Some(self.put_out_open(index, &mut out, began));
                 }
             }
+            Ok::<_, EncodeError>(())
         };
-        let encode = || catch_unwind(AssertUnwindSafe(encode));
+        let encode = || catch_unwind(AssertUnwindSafe(&mut encode));
         let (encoded, sent) = match (is_remote, is_isolated) {
             (true, _) => transfer::exporting(encode),
             (false, true) => (transfer::abroad(encode), Sent::default()),
             (false, false) => transfer::sending(encode),
         };
+        let Written { count, end } = written;
+        let is_full = matches!(&encoded, Ok(Err(error)) if error.kind == EncodeErrorKind::Full);
+        // The item is tried again for the next job, or once a job is over.
+        let is_held_up = is_full && (open.is_some() || count > 0 || self.running > 0);
+        let is_blocked = is_held_up && open.is_none();
         // What was pulled before a panic goes out all the same: each item has its outcome.
-        out.truncate(good);
+        out.truncate(end);
         match open {
             Some(job) => self.close(job, count, out, began),
             None if count > 0 => self.put_out(index, count as u32, out, &sent, began),
             None => self.pool.release_job(index),
         }
-        if let Err(panic) = encoded {
+        let encoded = encoded.unwrap_or_else(|panic| {
             if source.is_held() {
                 source.pass();
                 let message = panic::text_of(&*panic);
                 self.fail_next(failure::argument_panicked(source.type_name(), message));
             }
             resume_unwind(panic);
-        }
-        if let Some(error) = failed {
-            let error = match error.kind == EncodeErrorKind::Full {
+        });
+        if let Err(error) = encoded
+            && !is_held_up
+        {
+            source.pass();
+            let error = match is_full {
                 true => failure::no_room_for_argument(),
                 false => failure::not_encoded(error, source.type_name()),
             };
@@ -846,6 +964,14 @@ impl<'p, R: Transfer> Call<'p, R> {
             && self.chunks.iter().any(is_near)
     }
 
+    /// How many jobs of the pool are over: if it is another number than before, one of this call may
+    /// be.
+    #[inline]
+    pub(super) fn finished(&self) -> u64 {
+        // Relaxed: it is a hint.
+        self.pool.memory.header().finished.load(Ordering::Relaxed)
+    }
+
     /// When there is something to do whatever becomes of the jobs.
     pub(super) fn due(&self) -> Deadline {
         let rests = self.chunks.iter().filter_map(|chunk| chunk.rest);
@@ -856,11 +982,24 @@ impl<'p, R: Transfer> Call<'p, R> {
         }
     }
 
-    /// Takes the results of all jobs that are over; false if there were none.
-    fn harvest(&mut self, sink: &mut impl FnMut(Result<R, TaskError>)) -> bool {
+    /// Takes the results of jobs that are over; false if there were none. If results go to one who
+    /// takes them one by one, those of a large job are enough: the next job's can wait where they are.
+    fn harvest(
+        &mut self,
+        reach: Reach,
+        is_bounded: bool,
+        sink: &mut impl FnMut(Result<R, TaskError>),
+    ) -> bool {
+        let before = self.delivered;
         let mut any = false;
         let mut at = 0;
         while at < self.chunks.len() {
+            if reach == Reach::Front && self.order == Order::Input && at > 0 {
+                break;
+            }
+            if is_bounded && self.delivered - before >= ENOUGH {
+                break;
+            }
             if self.chunks[at].rest.is_some_and(Deadline::has_passed) {
                 self.run_again(at);
             }
@@ -1128,21 +1267,20 @@ impl<'p, R: Transfer> Call<'p, R> {
         }
         let start = self.chunks[at].start;
         let (wanted, received, mut failed) = (items.len() as u64, records.len(), 0);
+        let mut items = items;
         let read = || {
-            for item in items {
-                let result = match wire::read_outcome(&mut records) {
-                    Some(outcome) => {
-                        let decode = || decode_result::<R>(outcome.tag, outcome.payload);
-                        // The results before it have been delivered: a panic would have them read
-                        // and delivered again.
-                        let result = panic::catch(decode)
-                            .unwrap_or_else(|panic| Err(failure::result_panicked::<R>(panic)));
-                        if let Some(parcel) = outcome.parcel {
-                            program.table.discard(&program.arena, parcel);
-                        }
-                        result
-                    }
-                    None => Err(failure::lost("its result is not where it should be")),
+            loop {
+                let mut failure = None;
+                if is_direct && !is_keeping {
+                    let read;
+                    (read, failure) = read_values(&mut records, items.len(), sink);
+                    items.start += read;
+                    self.delivered += u64::from(read);
+                }
+                let Some(item) = items.next() else { break };
+                let result = match failure {
+                    Some(error) => Err(error),
+                    None => read_result(program, &mut records),
                 };
                 let result = match result {
                     Ok(value) => Ok(value),
@@ -1332,6 +1470,56 @@ impl<R> Call<'_, R> {
             Order::Completion => self.chunks.push_back(chunk),
         }
     }
+}
+
+/// Takes results off the front of `records` and hands them to `sink`, as long as each is a value
+/// without handles and there are no more than `most`. Returns how many, and what the next one failed
+/// with, if it was to be a value.
+#[inline]
+fn read_values<R: Transfer>(
+    records: &mut &[u8],
+    most: usize,
+    sink: &mut impl FnMut(Result<R, TaskError>),
+) -> (u32, Option<TaskError>) {
+    let mut read = 0;
+    let decode = || {
+        while (read as usize) < most {
+            let mut rest = *records;
+            // A mark is no header of a record.
+            let payload = read_short_value(&mut rest)?;
+            match decode_result(Tag::Value, payload) {
+                Ok(value) => sink(Ok(value)),
+                Err(error) => {
+                    *records = rest;
+                    return Some(error);
+                }
+            }
+            *records = rest;
+            read += 1;
+        }
+        None
+    };
+    // One catch for all of them; what was delivered before a panic is not read again.
+    let failure = panic::catch(decode).unwrap_or_else(|panic| {
+        read_record(records);
+        Some(failure::result_panicked::<R>(panic))
+    });
+    (read, failure)
+}
+
+/// Takes a result off the front of `records`, whatever it is.
+#[inline]
+fn read_result<R: Transfer>(program: &Program, records: &mut &[u8]) -> Result<R, TaskError> {
+    let Some(outcome) = wire::read_outcome(records) else {
+        return Err(failure::lost("its result is not where it should be"));
+    };
+    let decode = || decode_result::<R>(outcome.tag, outcome.payload);
+    let result =
+        panic::catch(decode).unwrap_or_else(|panic| Err(failure::result_panicked::<R>(panic)));
+    if let Some(parcel) = outcome.parcel {
+        program.table.discard(&program.arena, parcel);
+    }
+    result
 }
 
 impl<R> Drop for Call<'_, R> {

@@ -14,9 +14,12 @@ use crate::shm::buffer::Buffer;
 use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments};
 use crate::wire::codec::EncodeError;
 
-/// Results that are there are handed out so many at a time between two looks at the jobs: a caller
-/// that takes its time must not let the workers run dry.
+/// Results that are there are handed out so many at a time between two looks whether a job is over: a
+/// caller that takes its time must not let the workers run dry.
 const LOOK_EVERY: u32 = 32;
+/// After so many looks in vain the jobs themselves are looked at, whose words the workers write: of
+/// one whose worker died nothing else tells.
+const MOST_LOOKS: u32 = 32;
 
 /// The results of [`Pool::imap`] and [`Pool::imap_unordered`], one by one.
 ///
@@ -31,8 +34,11 @@ pub struct Imap<'p, I: Iterator, R> {
     source: Items<I, Encode<I::Item>>,
     ready: VecDeque<Result<R, TaskError>>,
     is_over: bool,
-    /// Results handed out since the last look at the jobs.
+    /// Results handed out since the last look, and looks since the jobs themselves were looked at.
     taken: u32,
+    looks: u32,
+    /// How many jobs of the pool were over when something was last found.
+    finished: u64,
     _place: Place<'p>,
 }
 
@@ -203,6 +209,8 @@ impl Pool {
             ready: VecDeque::new(),
             is_over: false,
             taken: 0,
+            looks: 0,
+            finished: 0,
         })
     }
 }
@@ -236,30 +244,50 @@ impl<I: Iterator, R: Transfer> Imap<'_, I, R> {
     fn drive(&mut self, patience: Patience) {
         let ready = &mut self.ready;
         let held = ready.len() as u64;
+        let finished = self.call.finished();
         let sink = &mut |outcome| ready.push_back(outcome);
         let state = self
             .call
             .drive(&mut self.source, sink, held, true, patience);
         self.is_over = state == State::Over;
         self.taken = 0;
+        self.looks = 0;
+        if self.ready.len() as u64 > held {
+            // What is counted and not there yet is found the next time.
+            self.finished = finished;
+        }
     }
-}
 
-impl<I: Iterator, R: Transfer> Iterator for Imap<'_, I, R> {
-    type Item = Result<R, TaskError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+    /// The next result, after a look whether jobs are over.
+    fn next_after_look(&mut self) -> Option<Result<R, TaskError>> {
         if is_forked() {
             return None;
         }
-        self.taken += 1;
-        if !self.is_over && self.taken > LOOK_EVERY {
+        self.taken = 0;
+        self.looks += 1;
+        let is_promising = self.looks > MOST_LOOKS || self.call.finished() != self.finished;
+        if is_promising && !self.is_over {
             self.drive(Patience::None);
         }
         while self.ready.is_empty() && !self.is_over {
             self.drive(Patience::Wait);
         }
         self.ready.pop_front()
+    }
+}
+
+impl<I: Iterator, R: Transfer> Iterator for Imap<'_, I, R> {
+    type Item = Result<R, TaskError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.taken < LOOK_EVERY
+            && let Some(result) = self.ready.pop_front()
+        {
+            self.taken += 1;
+            return Some(result);
+        }
+        self.next_after_look()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
