@@ -14,6 +14,8 @@ const LOOSE_TARGET: Duration = Duration::from_micros(100);
 /// Work that is out at once for each worker on another machine: more than it does while word of a
 /// result travels there and back.
 const REMOTE_LEAD: Duration = Duration::from_millis(5);
+/// What a job takes at least if there are items for it: as long as it may cost to hand it over.
+const LEAST: Duration = Duration::from_micros(20);
 /// How much larger the next job may be than those whose time is known.
 const GROWTH: u64 = 8;
 /// Items of a job at most; elsewhere its time and its bytes are what bounds it.
@@ -89,7 +91,14 @@ impl Sizer {
     /// The same for a job whose items are together only for speed, whatever size was asked for.
     pub(super) fn next_loose(&self, left: Option<u64>) -> u64 {
         let share = left.map_or(u64::MAX, |left| left.div_ceil(self.shares));
+        let share = share.max(self.within(LEAST));
         self.size.min(share).min(self.most).max(1)
+    }
+
+    /// How many items a worker is through with in that time, as far as is known.
+    fn within(&self, time: Duration) -> u64 {
+        let items = |each: f64| time.as_nanos() as f64 / each.max(0.1);
+        self.each.map_or(0.0, items) as u64
     }
 
     /// Learns from a job how long its items took.
@@ -176,9 +185,14 @@ mod tests {
         let mut sizer = Sizer::new(None, u64::MAX, 2);
         for _ in 0..10 {
             let items = sizer.next(None);
-            sizer.learn(items, nanos(10, items));
+            sizer.learn(items, nanos(1000, items));
         }
         assert_eq!(sizer.next(Some(1000)), 250);
+        // To share out less would cost more than to run it.
+        assert_eq!(sizer.next(Some(40)), 20);
+        assert_eq!(sizer.next(Some(0)), 20);
+        let mut sizer = Sizer::new(None, u64::MAX, 2);
+        sizer.learn(1, nanos(1_000_000, 1));
         assert_eq!(sizer.next(Some(3)), 1);
         assert_eq!(sizer.next(Some(0)), 1);
     }
