@@ -37,6 +37,7 @@ mod report;
 mod scaling;
 mod shared;
 mod stream;
+mod transport;
 mod value;
 mod word;
 

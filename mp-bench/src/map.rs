@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use crate::python::Interpreter;
 use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::report::thousands;
+use crate::transport::{Out, Transport, Work, read_number, read_text};
 use crate::{Plan, WORKERS, procs};
 
 #[mp::task]
@@ -34,6 +35,15 @@ pub(crate) fn tiny_items(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     });
     race.target(Target::AtMost(15.0));
 
+    let transport = Transport::start(Work::Square)?;
+    race.enter("the transport alone, nobody watching", move || {
+        let (sample, results) = Sample::of(count, || {
+            let items = items.iter().copied();
+            transport.map(items, |x, out| out.number(x), read_number)
+        });
+        check(items, &results?)?;
+        Ok(sample)
+    });
     let threads = rayon::ThreadPoolBuilder::new()
         .num_threads(WORKERS)
         .build()?;
@@ -158,24 +168,41 @@ pub(crate) fn texts(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         Unit::Nanoseconds,
     );
     let pool = Pool::new(WORKERS)?;
+    let is_right = |(result, (name, x)): (&String, &(String, u64))| {
+        result.strip_prefix(name.as_str()) == Some(&format!(":{x}"))
+    };
     race.enter("mp Pool", move || {
         let tuples = items.to_vec();
         let (sample, results) = Sample::of(count, || pool.starmap(describe, tuples));
-        let is_right = |((name, x), result): (&(String, u64), &String)| {
-            result.strip_prefix(name.as_str()) == Some(&format!(":{x}"))
-        };
         let results = results?;
         ensure!(
-            results.len() == items.len() && items.iter().zip(&results).all(is_right),
+            results.len() == items.len() && results.iter().zip(items).all(is_right),
             "a map gave a wrong result"
         );
         Ok(sample)
     });
+    let transport = Transport::start(Work::Describe)?;
+    let transport = move || {
+        let tuples = items.to_vec();
+        let (sample, results) = Sample::of(count, || {
+            let encode = |(name, x): (String, u64), out: &mut Out<'_>| {
+                out.text(&name);
+                out.number(x);
+            };
+            transport.map(tuples.into_iter(), encode, read_text)
+        });
+        ensure!(
+            results?.iter().zip(items).all(is_right),
+            "a map gave a wrong result"
+        );
+        Ok(sample)
+    };
     if let Some(python) = &plan.python {
         let count = plan.count(200_000, 1000);
         enter_python(&mut race, python, "texts", "Python Pool", count)?;
         race.target(Target::Ratio(1.0 / 8.0));
     }
+    race.enter("the transport alone, nobody watching", transport);
     Ok(vec![race.run(plan)?])
 }
 
