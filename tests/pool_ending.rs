@@ -258,6 +258,9 @@ fn signals_drain_a_pool_that_asked_for_it() {
         };
         alone_with("signals_drain_a_pool_that_asked_for_it", prepare, || {
             let _watchdog = watchdog(120);
+            // What a shell runs in the background ignores SIGINT.
+            // SAFETY: sets no handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
             // As from a service manager: the workers get it as well, and not from their parent.
             let group = format!("kill -{signal} -{}", std::process::id());
             let done = drain_by(|| {
