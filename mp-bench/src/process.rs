@@ -1,7 +1,7 @@
 //! Starting a process that does nothing, and waiting for its end.
 
 use std::ffi::OsStr;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use anyhow::ensure;
 use mp::{Process, StartMethod};
@@ -77,17 +77,7 @@ pub(crate) fn by_fork_server(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     let mut server = ForkServer::start()?;
     let count = plan.count(20, 2);
     race.enter("a bare fork, asked for by a socket", move || {
-        let (sample, statuses) = Sample::of(count, || {
-            (0..count)
-                .map(|_| server.fork_and_wait(NO_OP_EXIT_CODE))
-                .collect::<Result<Vec<_>, _>>()
-        });
-        let expected = Some(i32::from(NO_OP_EXIT_CODE));
-        ensure!(
-            statuses?.iter().all(|status| status.code() == expected),
-            "a process failed"
-        );
-        Ok(sample)
+        wait_for_each(count, || server.fork_and_wait(NO_OP_EXIT_CODE))
     });
     if let Some(python) = &plan.python {
         let mut peer = python.start("process", &[1])?;
@@ -144,10 +134,16 @@ fn start_and_join(count: u64, method: StartMethod) -> anyhow::Result<Sample> {
 
 /// The standard library uses posix_spawn where nothing but the arguments is special.
 fn spawn_and_wait(count: u64, mut command: Command) -> anyhow::Result<Sample> {
+    wait_for_each(count, || command.status())
+}
+
+/// Runs so many processes that do nothing, one after the other.
+fn wait_for_each(
+    count: u64,
+    mut run: impl FnMut() -> std::io::Result<ExitStatus>,
+) -> anyhow::Result<Sample> {
     let (sample, statuses) = Sample::of(count, || {
-        (0..count)
-            .map(|_| command.status())
-            .collect::<Result<Vec<_>, _>>()
+        (0..count).map(|_| run()).collect::<Result<Vec<_>, _>>()
     });
     let expected = Some(i32::from(NO_OP_EXIT_CODE));
     ensure!(
