@@ -77,13 +77,26 @@ struct Member {
     number: u64,
     /// If it is isolated, who acts in its name.
     attendance: Option<Arc<Attendance>>,
-    /// It was asked to end after the job it is at.
+    /// It was asked to end after the job it is at, or has ended and another has its seat.
     is_dismissed: bool,
     /// It was asked to stand by: others run in its place.
     stands_by: bool,
 }
 
 impl Crew {
+    /// Adds a worker that was just started.
+    fn enlist(&mut self, member: Member) {
+        let holder = member.running.holder;
+        // Whoever had its seat has ended, though that may not be settled yet. What that one was asked
+        // from now on would overwrite what this one is asked.
+        for other in self.live.values_mut() {
+            if other.running.holder.slot() == holder.slot() {
+                other.is_dismissed = true;
+            }
+        }
+        self.live.insert(holder.bits(), member);
+    }
+
     /// Workers that were not asked to end, and those of them that wait for calls of their tasks.
     fn staying(&self, memory: &Memory) -> (usize, Vec<Holder>) {
         let staying = self.live.values().filter(|member| !member.is_dismissed);
@@ -261,7 +274,7 @@ impl Inner {
             };
             crew.started = number;
             crew.refusals = 0;
-            crew.live.insert(running.holder.bits(), member);
+            crew.enlist(member);
             serving += 1;
         }
         self.set_short(serving < most);
