@@ -1,0 +1,342 @@
+//! The side that submits: one thread that owns the connection, sends task messages and takes outcomes.
+//!
+//! The pool gives it jobs as [`Shipment`]s. Each becomes one message in the stream of tasks; its
+//! outcomes come as a request, which is answered once they are taken, so that the agent that has
+//! them keeps them until then. What was delivered twice is dropped: a shipment is taken from
+//! [`State::out`] once.
+//!
+//! After a reconnect everything that is out is sent again: a server that still has a message with
+//! that subject refuses the second, and one that has lost it, as a restarted one with its stream in
+//! memory, has it again. What agents say that they are at is not. Every now and then it also looks
+//! which messages the server has: one that was dropped in our absence is sent again as well.
+//!
+//! - `sending`: messages on their way to the server, and what becomes of them.
+//! - `words`: what agents say, and what they are answered.
+//! - `workers`: who is there.
+//! - `trouble`: what may go wrong.
+//! - `out`: the jobs that are out.
+
+mod out;
+mod sending;
+mod trouble;
+mod words;
+mod workers;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc as std_mpsc};
+use std::time::{Duration, Instant};
+
+use async_nats::Subscriber;
+use async_nats::jetstream::stream::Stream;
+use futures_util::StreamExt;
+use mp::__private::{Carrier, Shipment};
+use mp::{Error, WorkerStats};
+use tokio::sync::mpsc;
+
+use self::out::Outstanding;
+use self::sending::Sent;
+use self::words::Fetched;
+use crate::blobs::Blobs;
+use crate::broadcast::Broadcast;
+use crate::build::Build;
+use crate::connection::Connection;
+use crate::data::Outgoing;
+use crate::error;
+use crate::link::{Change, Link};
+use crate::names::Names;
+use crate::roll::Roll;
+
+/// How often it looks after what is out.
+const TICK: Duration = Duration::from_millis(250);
+/// How often it looks which messages the server has.
+const CHECK: Duration = Duration::from_secs(5);
+/// How long ending a pool waits until the server knows.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// The way to the thread.
+#[derive(Debug)]
+pub(crate) struct Submitter {
+    commands: mpsc::UnboundedSender<Command>,
+    workers: Arc<Workers>,
+}
+
+/// The workers that are there, as the thread knows them.
+#[derive(Debug, Default)]
+struct Workers {
+    count: AtomicUsize,
+    crew: Mutex<Vec<WorkerStats>>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Ship(Shipment),
+    Withdraw(u64),
+    Cancel(u64),
+    Broadcast(Broadcast),
+    /// Ends the thread, which drops the sender when it has told the server.
+    Close(std_mpsc::Sender<()>),
+}
+
+impl Submitter {
+    /// Connects, and waits for as many workers as there should be.
+    pub(crate) fn start(connection: &Connection) -> Result<Self, Error> {
+        let build = Build::of(connection)?;
+        let (commands, received) = mpsc::unbounded_channel();
+        let (started, start) = std_mpsc::channel();
+        let workers = Arc::<Workers>::default();
+        let connection = connection.clone();
+        let counted = workers.clone();
+        let run = move || {
+            let runtime = match crate::runtime() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            runtime.block_on(async {
+                match State::open(&connection, build, counted).await {
+                    Ok(state) => {
+                        let _ = started.send(Ok(()));
+                        state.run(received).await;
+                    }
+                    Err(error) => drop(started.send(Err(error))),
+                }
+            });
+        };
+        std::thread::Builder::new()
+            .name("mp-cluster".to_owned())
+            .spawn(run)
+            .map_err(|error| error::cluster(format!("could not start a thread: {error}")))?;
+        match start.recv() {
+            Ok(result) => result?,
+            Err(_) => return Err(error::cluster("the thread for the connection has ended")),
+        }
+        Ok(Self { commands, workers })
+    }
+
+    fn command(&self, command: Command) {
+        // A thread that has ended drops it, and with it the shipment.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Carrier for Submitter {
+    fn ship(&self, shipment: Shipment) {
+        self.command(Command::Ship(shipment));
+    }
+
+    fn withdraw(&self, id: u64) {
+        self.command(Command::Withdraw(id));
+    }
+
+    fn cancel(&self, id: u64) {
+        self.command(Command::Cancel(id));
+    }
+
+    fn broadcast(
+        &self,
+        task: &str,
+        argument: &[u8],
+        limit: Option<Duration>,
+    ) -> Result<Vec<u8>, Error> {
+        let (answered, answer) = std_mpsc::channel();
+        self.command(Command::Broadcast(Broadcast {
+            task: task.to_owned(),
+            argument: argument.to_vec(),
+            limit,
+            answered,
+        }));
+        let gone = |_| error::cluster("the pool ended while a task was broadcast");
+        answer.recv().map_err(gone)?
+    }
+
+    fn workers(&self) -> usize {
+        self.workers.count.load(Ordering::Relaxed)
+    }
+
+    fn crew(&self) -> Vec<WorkerStats> {
+        lock(&self.workers.crew).clone()
+    }
+
+    fn close(&self) {
+        let (closing, closed) = std_mpsc::channel();
+        self.command(Command::Close(closing));
+        let _ = closed.recv_timeout(CLOSING);
+    }
+}
+
+/// What the thread has.
+struct State {
+    link: Link,
+    stream: Stream,
+    /// What this pool is called.
+    pool: String,
+    patience: Duration,
+    changes: mpsc::UnboundedReceiver<Change>,
+    outcomes: Subscriber,
+    answers: Subscriber,
+    /// Where agents answer the roll call.
+    inbox: String,
+    roll: Roll,
+    workers: Arc<Workers>,
+    out: HashMap<u64, Outstanding>,
+    /// What became of messages that were sent, and of purges.
+    sent: mpsc::UnboundedReceiver<(u64, Sent)>,
+    sending: mpsc::UnboundedSender<(u64, Sent)>,
+    /// Outcomes that came by the object store.
+    fetched: mpsc::UnboundedReceiver<Fetched>,
+    fetching: mpsc::UnboundedSender<Fetched>,
+    /// The messages that the server had when it was asked.
+    found: mpsc::UnboundedReceiver<(Instant, HashSet<u64>)>,
+    finding: mpsc::UnboundedSender<(Instant, HashSet<u64>)>,
+    next_check: Instant,
+    blobs: Blobs,
+    /// The shared data among them.
+    shared: Outgoing,
+    /// Whether there may be outcomes in the object store that nobody has fetched.
+    is_untidy: bool,
+    /// Since when the server has taken nothing, and what it says.
+    full: Option<(Instant, String)>,
+    /// Since when there has been no connection, or no worker.
+    disconnected: Option<Instant>,
+    /// Whether there is one again, and the stream is yet to be found.
+    is_back: bool,
+    deserted: Option<Instant>,
+    /// When anything was last heard of the server.
+    heard: Instant,
+    next_roll: Instant,
+}
+
+impl State {
+    async fn open(
+        connection: &Connection,
+        build: Build,
+        workers: Arc<Workers>,
+    ) -> Result<Self, Error> {
+        let (changed, changes) = mpsc::unbounded_channel();
+        let names = Names::new(&connection.namespace, build);
+        let link = Link::open(connection, names, changed).await?;
+        let stream = link.stream().await?;
+        let pool = crate::random_name();
+        let inbox = link.client.new_inbox();
+        let subscribe = async |subject: String| {
+            let subscribed = link.client.subscribe(subject).await;
+            subscribed.map_err(|error| error::cluster(format!("could not subscribe: {error}")))
+        };
+        let outcomes = subscribe(link.names.outcomes(&pool)).await?;
+        let answers = subscribe(inbox.clone()).await?;
+        let (sending, sent) = mpsc::unbounded_channel();
+        let (fetching, fetched) = mpsc::unbounded_channel();
+        let (finding, found) = mpsc::unbounded_channel();
+        let blobs = Blobs::new(&link);
+        let mut state = Self {
+            shared: Outgoing::new(&pool, &blobs),
+            blobs,
+            link,
+            stream,
+            pool,
+            patience: connection.patience,
+            changes,
+            outcomes,
+            answers,
+            inbox,
+            roll: Roll::default(),
+            workers,
+            out: HashMap::new(),
+            sent,
+            sending,
+            fetched,
+            fetching,
+            found,
+            finding,
+            next_check: Instant::now() + CHECK,
+            is_untidy: false,
+            full: None,
+            disconnected: None,
+            is_back: false,
+            deserted: None,
+            heard: Instant::now(),
+            next_roll: Instant::now(),
+        };
+        state.await_workers(connection).await?;
+        Ok(state)
+    }
+
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let closing = loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Ship(shipment)) => self.ship(shipment),
+                    Some(Command::Withdraw(id)) => self.take_back(id),
+                    Some(Command::Cancel(id)) => self.cancel(id).await,
+                    Some(Command::Broadcast(broadcast)) => self.broadcast(broadcast),
+                    Some(Command::Close(closing)) => break Some(closing),
+                    None => break None,
+                },
+                Some(message) = self.outcomes.next() => self.take_word(&message).await,
+                Some((id, sent)) = self.sent.recv() => self.note_sent(id, sent),
+                Some(fetched) = self.fetched.recv() => self.note_fetched(fetched).await,
+                Some((asked, found)) = self.found.recv() => self.note_found(asked, &found),
+                Some(answer) = self.answers.next() => {
+                    self.take_answer(&answer);
+                }
+                Some(change) = self.changes.recv() => self.note_change(change).await,
+                _ = tick.tick() => self.look_after().await,
+            }
+        };
+        self.close().await;
+        drop(closing);
+    }
+
+    /// Has every agent that is there run a task once in each of its workers.
+    fn broadcast(&self, broadcast: Broadcast) {
+        if self.roll.workers() == 0 {
+            let nobody = error::cluster("no worker of this build is there");
+            let _ = broadcast.answered.send(Err(nobody));
+            return;
+        }
+        let agents = self.roll.agents().map(|agent| {
+            broadcast.to(
+                &self.pool,
+                &self.link.names.build,
+                agent.clone(),
+                self.link.client.clone(),
+                self.link.names.broadcast(&agent.agent),
+            )
+        });
+        let agents = futures_util::future::join_all(agents);
+        let answered = broadcast.answered.clone();
+        tokio::spawn(async move {
+            let _ = answered.send(Ok(agents.await.concat()));
+        });
+    }
+
+    /// Has the server and the agents forget this pool.
+    async fn close(&mut self) {
+        self.is_untidy |= !self.out.is_empty();
+        self.out.clear();
+        self.tell_agents(None).await;
+        let purge = self
+            .stream
+            .purge()
+            .filter(self.link.names.tasks_of_pool(&self.pool));
+        let said = async {
+            let _ = purge.await;
+            self.blobs.clear().await;
+            if self.is_untidy {
+                self.blobs.sweep(&self.pool).await;
+            }
+            let _ = self.link.client.flush().await;
+        };
+        if let Err(late) = tokio::time::timeout(CLOSING, said).await {
+            // The agents find nobody who takes the outcomes.
+            let _: tokio::time::error::Elapsed = late;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is under it is whole at any moment.
+    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
+}

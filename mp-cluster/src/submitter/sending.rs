@@ -1,0 +1,288 @@
+//! Messages on their way to the server, and back from there.
+
+use std::time::Instant;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::context::PublishErrorKind;
+use mp::__private::{Content, Shipment};
+
+use super::out::Outstanding;
+use super::{State, TICK};
+use crate::blobs::{Blobs, INLINE, Stored, Unavailable};
+use crate::data::Outgoing;
+use crate::error::chain;
+use crate::message::{self, Cancelled, Elsewhere, Order};
+
+/// What a message is to hold.
+enum Payload {
+    Ready(Vec<u8>),
+    /// Some of it goes to the object store first.
+    Due(Box<Due>),
+}
+
+/// Arguments on their way to the object store.
+struct Due {
+    order: Order,
+    items: Vec<u8>,
+    shared: Vec<Content>,
+    pool: String,
+    blobs: Blobs,
+    outgoing: Outgoing,
+    stored: Stored,
+    /// What was stored for the same message before, which may be the same.
+    before: Stored,
+}
+
+impl Due {
+    /// Stores what is to be stored, and returns the message.
+    async fn store(self) -> Result<Vec<u8>, Unavailable> {
+        let Self {
+            mut order, items, ..
+        } = self;
+        let items = match order.is_sharing {
+            true => {
+                let data = self.outgoing.publish(self.shared, &self.stored).await?;
+                message::pack(&data, &items)
+            }
+            false => items,
+        };
+        let payload = match items.len() <= INLINE {
+            true => message::pack(&order, &items),
+            false => {
+                let (name, len) = (Blobs::name_of(&self.pool, &items), items.len());
+                self.blobs.put_kept(&name, &items, &self.stored).await?;
+                order.blob = Some(Elsewhere { name, len });
+                message::pack(&order, &[])
+            }
+        };
+        drop(self.before);
+        Ok(payload)
+    }
+}
+
+/// What became of a message.
+pub(super) enum Sent {
+    /// The server has it.
+    Taken,
+    /// It may, or may not: it is to be sent again.
+    Unsure,
+    /// It does not take it now, and why.
+    NotNow(String),
+    /// It does not take the arguments now, and why.
+    NotStored(String),
+    /// There is no stream.
+    NoStream,
+    /// It will never take it, and why.
+    Refused(String),
+    /// It was taken back before an agent had it.
+    TakenBack,
+}
+
+impl State {
+    /// Sends a job's message.
+    pub(super) fn ship(&mut self, shipment: Shipment) {
+        let id = shipment.id();
+        let out = Outstanding {
+            shipment,
+            stored: Stored::default(),
+            is_fetching: false,
+            since: Instant::now(),
+            again: None,
+            taken: None,
+            at_work: None,
+            unstored: None,
+            lost: 0,
+        };
+        self.out.insert(id, out);
+        self.send(id);
+    }
+
+    /// Sends the message of a job that is out, if it still is.
+    pub(super) fn send(&mut self, id: u64) {
+        if !self.link.is_connected() {
+            // Everything is sent again once there is a connection.
+            return;
+        }
+        let Some(out) = self.out.get_mut(&id) else {
+            return;
+        };
+        out.taken = None;
+        out.again = None;
+        let shared = match out.shipment.shared() {
+            Ok(shared) => shared,
+            Err(error) => return self.note_sent(id, Sent::Refused(error.to_string())),
+        };
+        let (count, items) = out.shipment.items();
+        let order = Order {
+            task: out.shipment.task().to_owned(),
+            count,
+            limit: out.shipment.limit().map(|limit| limit.as_nanos() as u64),
+            signature: self.link.names.build.signature(out.shipment.task()),
+            is_sharing: !shared.is_empty(),
+            blob: None,
+        };
+        let payload = match shared.is_empty() && items.len() <= INLINE {
+            true => Payload::Ready(message::pack(&order, items)),
+            false => {
+                // What was stored for it before is kept until then.
+                let before = std::mem::take(&mut out.stored);
+                Payload::Due(Box::new(Due {
+                    order,
+                    items: items.to_vec(),
+                    shared,
+                    pool: self.pool.clone(),
+                    blobs: self.blobs.clone(),
+                    outgoing: self.shared.clone(),
+                    stored: out.stored.clone(),
+                    before,
+                }))
+            }
+        };
+        let mut headers = HeaderMap::new();
+        // There is one message with that subject, or none.
+        headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+        let subject = self.link.names.task(&self.pool, id);
+        let context = self.link.context.clone();
+        let sending = self.sending.clone();
+        tokio::spawn(async move {
+            let payload = match payload {
+                Payload::Ready(payload) => payload,
+                Payload::Due(due) => match due.store().await {
+                    Ok(payload) => payload,
+                    Err(Unavailable(why)) => {
+                        let _ = sending.send((id, Sent::NotStored(why)));
+                        return;
+                    }
+                },
+            };
+            let sent = match context
+                .publish_with_headers(subject, headers, payload.into())
+                .await
+            {
+                Ok(taken) => taken.await.map(drop),
+                Err(error) => Err(error),
+            };
+            let sent = match sent {
+                Ok(()) => Sent::Taken,
+                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                    Sent::Refused(format!(
+                        "the server takes messages of less than {INLINE} bytes: its max_payload \
+                         is too small"
+                    ))
+                }
+                Err(error) => match error.kind() {
+                    // It has it since it was sent before.
+                    PublishErrorKind::WrongLastSequence => Sent::Taken,
+                    PublishErrorKind::StreamNotFound => Sent::NoStream,
+                    PublishErrorKind::Other => Sent::NotNow(chain(&error)),
+                    _ => Sent::Unsure,
+                },
+            };
+            let _ = sending.send((id, sent));
+        });
+    }
+
+    pub(super) fn note_sent(&mut self, id: u64, sent: Sent) {
+        if !matches!(sent, Sent::Unsure | Sent::NotStored(_)) {
+            self.heard = Instant::now();
+        }
+        match sent {
+            Sent::Taken => {
+                self.full = None;
+                if let Some(out) = self.out.get_mut(&id) {
+                    out.taken = Some(Instant::now());
+                    out.unstored = None;
+                }
+            }
+            Sent::Unsure => self.send_later(id),
+            Sent::NotNow(why) => {
+                let since = self
+                    .full
+                    .as_ref()
+                    .map_or_else(Instant::now, |(since, _)| *since);
+                self.full = Some((since, why));
+                self.send_later(id);
+            }
+            Sent::NotStored(why) => self.note_unstored(id, &why),
+            Sent::NoStream => {
+                self.is_back = true;
+                self.send_later(id);
+            }
+            Sent::Refused(why) => {
+                if let Some(out) = self.out.remove(&id) {
+                    out.shipment.refuse(&why);
+                }
+            }
+            Sent::TakenBack => {
+                if let Some(out) = self.out.remove(&id) {
+                    out.shipment.refuse("it was taken back");
+                }
+            }
+        }
+    }
+
+    pub(super) fn send_later(&mut self, id: u64) {
+        if let Some(out) = self.out.get_mut(&id) {
+            out.again = Some(Instant::now() + TICK);
+        }
+    }
+
+    /// The arguments of a job are not in the object store: for a while they are put there again.
+    pub(super) fn note_unstored(&mut self, id: u64, why: &str) {
+        let Some(out) = self.out.get_mut(&id) else {
+            return;
+        };
+        let since = *out.unstored.get_or_insert_with(Instant::now);
+        if since.elapsed() < self.patience {
+            self.send_later(id);
+        } else if let Some(out) = self.out.remove(&id) {
+            let shared = out.shipment.shared().unwrap_or_default();
+            let shared: usize = shared.iter().map(|it| it.bytes().len()).sum();
+            let text = format!(
+                "its arguments take {} bytes, and the server's object store does not take them: \
+                 {why}",
+                out.shipment.items().1.len() + shared
+            );
+            out.shipment.refuse(&text);
+            self.take_back(id);
+        }
+    }
+
+    /// Has the server forget a message that no agent has yet.
+    pub(super) fn take_back(&self, id: u64) {
+        if !self.link.is_connected() {
+            // An agent that takes it later hears that it is not wanted.
+            return;
+        }
+        let subject = self.link.names.task(&self.pool, id);
+        let stream = self.stream.clone();
+        let sending = self.sending.clone();
+        tokio::spawn(async move {
+            if let Ok(purged) = stream.purge().filter(subject).await
+                && purged.purged > 0
+            {
+                let _ = sending.send((id, Sent::TakenBack));
+            }
+        });
+    }
+
+    pub(super) async fn cancel(&mut self, id: u64) {
+        self.is_untidy = true;
+        self.take_back(id);
+        self.tell_agents(Some(id)).await;
+        if let Some(out) = self.out.remove(&id) {
+            out.shipment.lose("it was cancelled");
+        }
+    }
+
+    pub(super) async fn tell_agents(&self, id: Option<u64>) {
+        if !self.link.is_connected() {
+            return;
+        }
+        let pool = self.pool.clone();
+        let cancelled = message::pack_head(&Cancelled { pool, id });
+        let subject = self.link.names.cancelled();
+        // Whom it does not reach hears it when it says what it is at.
+        let _ = self.link.client.publish(subject, cancelled.into()).await;
+    }
+}

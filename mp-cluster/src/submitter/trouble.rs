@@ -1,0 +1,169 @@
+//! What may go wrong: connections that end, messages that are lost, workers that have left.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt;
+
+use super::out::Outstanding;
+use super::{CHECK, State};
+use crate::link::Change;
+
+/// How long nothing may be heard of a server that is there, with calls under way.
+const SILENCE: Duration = Duration::from_secs(7);
+
+impl State {
+    pub(super) async fn note_change(&mut self, change: Change) {
+        match change {
+            Change::Disconnected => {
+                self.disconnected.get_or_insert_with(Instant::now);
+                self.is_back = false;
+            }
+            Change::Connected => {
+                self.is_back = self.disconnected.is_some();
+                self.restore().await;
+            }
+        }
+    }
+
+    /// Goes on after a reconnect, once the server has our stream again.
+    async fn restore(&mut self) {
+        if !self.is_back {
+            return;
+        }
+        // It may be another by now, without what was in it.
+        let Ok(stream) = self.link.stream().await else {
+            return;
+        };
+        self.stream = stream;
+        self.is_back = false;
+        self.disconnected = None;
+        self.blobs.forget();
+        let now = Instant::now();
+        let mut lacking = Vec::new();
+        for (id, out) in &mut self.out {
+            match out.is_at_work(now) {
+                // It is looked for once its agent had the time to say that it still is.
+                true => out.taken = Some(now),
+                false => lacking.push(*id),
+            }
+        }
+        for id in lacking {
+            self.send(id);
+        }
+        self.next_check = now + CHECK;
+        self.call_roll().await;
+    }
+
+    /// Asks the server which messages of ours it has.
+    fn check(&mut self) {
+        self.next_check = Instant::now() + CHECK;
+        if self.out.is_empty() {
+            return;
+        }
+        let stream = self.stream.clone();
+        let names = self.link.names.clone();
+        let subjects = names.tasks_of_pool(&self.pool);
+        let finding = self.finding.clone();
+        tokio::spawn(async move {
+            let asked = Instant::now();
+            let Ok(found) = stream.info_with_subjects(subjects).await else {
+                return;
+            };
+            let ids = found.try_filter_map(async |(subject, _)| {
+                Ok(names.parse_task(&subject).map(|(_, id)| id))
+            });
+            if let Ok(ids) = ids.try_collect().await {
+                let _ = finding.send((asked, ids));
+            }
+        });
+    }
+
+    /// Sends again what the server has lost, or has dropped since we were not there.
+    pub(super) fn note_found(&mut self, asked: Instant, found: &HashSet<u64>) {
+        let now = Instant::now();
+        self.heard = now;
+        let is_lost = |(id, out): &(&u64, &Outstanding)| {
+            // What an agent has handed over is taken from `out` before its message goes.
+            out.taken.is_some_and(|taken| taken < asked)
+                && !found.contains(id)
+                && !out.is_at_work(now)
+        };
+        let lost: Vec<_> = self.out.iter().filter(is_lost).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.send(id);
+        }
+    }
+
+    /// Does what is due: sends again what was not taken, asks who is there, gives up.
+    pub(super) async fn look_after(&mut self) {
+        self.restore().await;
+        let now = Instant::now();
+        if self.disconnected.is_none() {
+            if now >= self.next_roll {
+                self.roll.age();
+                self.count_workers();
+                self.call_roll().await;
+            }
+            let due = |out: &Outstanding| out.again.is_some_and(|again| again <= now);
+            let due: Vec<_> = self
+                .out
+                .iter()
+                .filter(|(_, out)| due(out))
+                .map(|(id, _)| *id)
+                .collect();
+            for id in due {
+                self.send(id);
+            }
+            if now >= self.next_check {
+                self.check();
+            }
+        }
+        if let Some((since, why)) = &self.full
+            && now - *since >= self.patience
+        {
+            let why = format!("the server takes no more tasks: {why}");
+            self.full = None;
+            self.refuse_waiting(&why);
+        }
+        if let Some(said) = self.link.objection() {
+            // Whatever it was about is never answered.
+            self.give_up(
+                Duration::ZERO,
+                &format!("the server does not permit it: {said}"),
+            );
+        }
+        let patience = self.patience;
+        let is_over = |since: Option<Instant>| since.is_some_and(|since| now - since >= patience);
+        if is_over(self.disconnected) {
+            let why = format!("there has been no connection to the server for {patience:?}");
+            self.give_up(patience, &why);
+        } else if self.disconnected.is_none() && is_over(self.deserted) {
+            // Of a connection that is cut one learns late.
+            let whom = match now - self.heard < SILENCE {
+                true => "there has been no worker of this build",
+                false => "nothing has been heard of the server, nor of any worker,",
+            };
+            self.give_up(patience, &format!("{whom} for {patience:?}"));
+        }
+    }
+
+    /// Fails what the server has not taken.
+    fn refuse_waiting(&mut self, why: &str) {
+        let waiting: Vec<_> = self.out.extract_if(|_, out| out.again.is_some()).collect();
+        for (_, out) in waiting {
+            out.shipment.refuse(why);
+        }
+    }
+
+    /// Fails what has been out for so long: what was called just now is waited for as well.
+    fn give_up(&mut self, patience: Duration, why: &str) {
+        let old = |out: &Outstanding| out.since.elapsed() >= patience;
+        let out: Vec<_> = self.out.extract_if(|_, out| old(out)).collect();
+        self.is_untidy |= !out.is_empty();
+        for (id, Outstanding { shipment, .. }) in out {
+            shipment.lose(why);
+            self.take_back(id);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What agents say, and what they are answered.
+
+use std::time::{Duration, Instant};
+
+use async_nats::{Message, Subject};
+use bytes::Bytes;
+
+use super::State;
+use crate::message::{self, Elsewhere, MISSING, Report, Unwanted, Word};
+
+/// Agents that may be lost while they are at the same item.
+const MOST_LOST: u32 = 3;
+
+/// Outcomes that were fetched from the object store, if they could be.
+pub(super) struct Fetched {
+    report: Report,
+    records: Option<Bytes>,
+    reply: Option<Subject>,
+}
+
+impl State {
+    /// Takes what an agent says, and answers it.
+    pub(super) async fn take_word(&mut self, message: &Message) {
+        let reply = message.reply.clone();
+        let Some((word, records)) = message::unpack::<Word>(&message.payload) else {
+            return;
+        };
+        let mut answer = Vec::new();
+        match word {
+            Word::Done(report) => {
+                if let Some(out) = self.out.get_mut(&report.id)
+                    && let Some(blob) = report.blob.clone()
+                {
+                    if !out.is_fetching {
+                        out.is_fetching = true;
+                        self.fetch(report, blob, reply);
+                    }
+                    // It is answered once they are here.
+                    return;
+                }
+                self.finish(&report, records);
+            }
+            Word::Failed { id, why } => {
+                if let Some(out) = self.out.remove(&id) {
+                    out.shipment.lose(&why);
+                }
+            }
+            Word::Lacking { id } => {
+                if let Some(out) = self.out.get_mut(&id)
+                    && out.again.is_none()
+                {
+                    // It was not begun.
+                    out.lost = out.lost.saturating_sub(1);
+                    self.blobs.unshelve(&out.stored);
+                    self.note_unstored(id, "what was put there is not there");
+                }
+            }
+            Word::Again { id } => {
+                let unwanted = match self.note_lost(id) {
+                    true => Vec::new(),
+                    false => vec![id],
+                };
+                answer = message::pack_head(&Unwanted(unwanted));
+            }
+            Word::AtWork(ids) => {
+                let now = Instant::now();
+                let mut unwanted = Vec::new();
+                for id in ids {
+                    match self.out.get_mut(&id) {
+                        Some(out) => out.at_work = Some(now),
+                        None => unwanted.push(id),
+                    }
+                }
+                answer = message::pack_head(&Unwanted(unwanted));
+            }
+        }
+        // Also of outcomes that were taken before: the agent did not hear of it.
+        self.answer(reply, answer.into()).await;
+    }
+
+    /// An agent has what another one did not bring to an end; whether it is to begin with it.
+    fn note_lost(&mut self, id: u64) -> bool {
+        let Some(out) = self.out.get_mut(&id) else {
+            return false;
+        };
+        out.lost += 1;
+        let (count, _) = out.shipment.items();
+        // Of several items one may be to blame: they are tried by themselves.
+        let most = if count > 1 { 1 } else { MOST_LOST };
+        if out.lost >= most
+            && let Some(out) = self.out.remove(&id)
+        {
+            let why = format!(
+                "{most} agents, one after the other, ended or were cut off while they were at it"
+            );
+            out.shipment.crash(&why);
+            return false;
+        }
+        true
+    }
+
+    fn finish(&mut self, report: &Report, records: &[u8]) {
+        if let Some(out) = self.out.remove(&report.id) {
+            let elapsed = Duration::from_nanos(report.elapsed);
+            out.shipment.finish(records, elapsed);
+        }
+    }
+
+    /// Fetches outcomes that are in the object store.
+    fn fetch(&self, report: Report, blob: Elsewhere, reply: Option<Subject>) {
+        let blobs = self.blobs.clone();
+        let fetching = self.fetching.clone();
+        tokio::spawn(async move {
+            let records = blobs.get(&blob).await.ok();
+            let is_there = records.is_some();
+            let _ = fetching.send(Fetched {
+                report,
+                records,
+                reply,
+            });
+            if is_there {
+                blobs.remove(&blob.name).await;
+            }
+        });
+    }
+
+    pub(super) async fn note_fetched(&mut self, fetched: Fetched) {
+        let answer = match fetched.records {
+            Some(records) => {
+                self.finish(&fetched.report, &records);
+                Bytes::new()
+            }
+            None => {
+                if let Some(out) = self.out.get_mut(&fetched.report.id) {
+                    out.is_fetching = false;
+                }
+                Bytes::from_static(MISSING)
+            }
+        };
+        self.answer(fetched.reply, answer).await;
+    }
+
+    /// Answers an agent. One that waits in vain says it again.
+    async fn answer(&self, reply: Option<Subject>, answer: Bytes) {
+        if let Some(reply) = reply
+            && self.link.is_connected()
+        {
+            let _ = self.link.client.publish(reply, answer).await;
+        }
+    }
+}
