@@ -195,6 +195,35 @@ fn streams_pull_a_bounded_number_of_items_ahead() -> AnyResult {
 }
 
 #[test]
+fn streams_hand_over_whole_jobs_however_slowly_they_are_read() -> AnyResult {
+    let _watchdog = watchdog(120);
+    // The second window has room for four jobs and a half.
+    for window in [None, Some(450)] {
+        let mut builder = Pool::builder();
+        builder.workers(2).chunk_size(100);
+        if let Some(items) = window {
+            builder.window(items);
+        }
+        let pool = builder.build()?;
+        let pulled = AtomicUsize::new(0);
+        let items = (0..5000).inspect(|_| {
+            pulled.fetch_add(1, Ordering::Relaxed);
+        });
+        let ran = || pool.stats().workers.iter().map(|each| each.items).sum();
+        for (taken, result) in pool.imap_unordered(square, items)?.enumerate() {
+            result?;
+            if taken % 16 == 0 {
+                // All that was handed over is over, though hardly any of it was taken.
+                eventually(|| pulled.load(Ordering::Relaxed) as u64 == ran());
+            }
+        }
+        let jobs: u64 = pool.stats().workers.iter().map(|each| each.jobs).sum();
+        assert_eq!(jobs, 50, "with a window of {window:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn streams_that_are_dropped_leave_the_pool_in_order() -> AnyResult {
     let _watchdog = watchdog(120);
     let pool = Pool::new(2)?;

@@ -86,6 +86,7 @@ fn parent_killed_while_it_shares_takes_its_workers_along() {
     assert_eq!(error.signal(), Some(libc::SIGKILL), "{error}");
     eventually(|| {
         let audit = mp::__private::audit().unwrap();
-        audit.faults.is_empty() && audit.process_units == before.process_units
+        // What a pool before has left may go meanwhile.
+        audit.faults.is_empty() && audit.process_units <= before.process_units
     });
 }

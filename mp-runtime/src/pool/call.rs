@@ -3,7 +3,6 @@
 //! There is no thread in between. The caller encodes straight into a job's block, waits on the
 //! call's bell and decodes straight out of the results' block.
 
-use std::any::type_name;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -17,6 +16,7 @@ use super::failure;
 use super::inner::{Inner, Stop};
 use super::job::{Early, Job, Outlook, Progress, SPARE_JOBS};
 use super::retries::Retries;
+use super::source::{Source, Written};
 use super::stats::Tally;
 use super::terms::Terms;
 use super::wire;
@@ -59,193 +59,6 @@ pub(super) enum Order {
     Input,
     /// As they are ready.
     Completion,
-}
-
-/// The items of a call, pulled one at a time.
-pub(super) trait Source {
-    /// Pulls the next item unless one is held; false if there are no more.
-    fn load(&mut self) -> bool;
-    /// Encodes the item that is held.
-    fn encode(&self, out: &mut Buffer) -> Result<(), EncodeError>;
-    /// Whether an item is held.
-    fn is_held(&self) -> bool;
-    /// Lets go of the item that is held.
-    fn pass(&mut self);
-    /// How many there are still, if that is known.
-    fn left(&self) -> Option<u64>;
-    /// What their type is called.
-    fn type_name(&self) -> &'static str;
-
-    /// Encodes items until `written` has so many or the block is full; false if there are no more.
-    /// After an error, or a panic while one was encoded, that item is held.
-    #[inline]
-    fn write(
-        &mut self,
-        out: &mut Buffer,
-        most: u64,
-        written: &mut Written,
-    ) -> Result<bool, EncodeError> {
-        while written.count < most && !(written.count > 0 && wire::is_full(out.len())) {
-            if !self.load() {
-                return Ok(false);
-            }
-            wire::write_item(out, |out| self.encode(out))?;
-            self.pass();
-            written.add(out.len());
-        }
-        Ok(true)
-    }
-}
-
-/// Items that were encoded.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Written {
-    count: u64,
-    /// Where the last of them ends.
-    end: usize,
-}
-
-impl Written {
-    #[inline]
-    fn add(&mut self, end: usize) {
-        self.count += 1;
-        self.end = end;
-    }
-}
-
-/// Items from an iterator, with the way to encode one.
-#[derive(Debug)]
-pub(super) struct Items<I: Iterator, E> {
-    iter: I,
-    held: Option<I::Item>,
-    is_over: bool,
-    encode: E,
-}
-
-impl<I: Iterator, E> Items<I, E> {
-    pub(super) fn new(iter: I, encode: E) -> Self {
-        Self {
-            iter,
-            held: None,
-            is_over: false,
-            encode,
-        }
-    }
-}
-
-impl<I, E> Items<I, E>
-where
-    I: Iterator,
-    E: Fn(&I::Item, &mut Buffer) -> Result<(), EncodeError>,
-{
-    /// Encodes an item, which is held if that fails.
-    #[inline(always)]
-    fn write_one(&mut self, item: I::Item, out: &mut Buffer) -> Result<(), EncodeError> {
-        let item = Held {
-            item: Some(item),
-            place: &mut self.held,
-        };
-        let encode = |out: &mut Buffer| match &item.item {
-            Some(item) => (self.encode)(item, out),
-            None => Ok(()),
-        };
-        wire::write_item(out, encode)?;
-        item.pass();
-        Ok(())
-    }
-}
-
-impl<I, E> Source for Items<I, E>
-where
-    I: Iterator,
-    E: Fn(&I::Item, &mut Buffer) -> Result<(), EncodeError>,
-{
-    #[inline]
-    fn load(&mut self) -> bool {
-        if self.held.is_none() && !self.is_over {
-            // An iterator that panics is not asked again.
-            self.is_over = true;
-            self.held = self.iter.next();
-            self.is_over = self.held.is_none();
-        }
-        self.held.is_some()
-    }
-
-    #[inline]
-    fn encode(&self, out: &mut Buffer) -> Result<(), EncodeError> {
-        match &self.held {
-            Some(item) => (self.encode)(item, out),
-            None => Ok(()),
-        }
-    }
-
-    fn is_held(&self) -> bool {
-        self.held.is_some()
-    }
-
-    #[inline]
-    fn pass(&mut self) {
-        self.held = None;
-    }
-
-    fn left(&self) -> Option<u64> {
-        let (least, most) = self.iter.size_hint();
-        // It may say anything.
-        (most == Some(least)).then(|| (least as u64).saturating_add(self.held.is_some().into()))
-    }
-
-    fn type_name(&self) -> &'static str {
-        type_name::<I::Item>()
-    }
-
-    #[inline]
-    fn write(
-        &mut self,
-        out: &mut Buffer,
-        most: u64,
-        written: &mut Written,
-    ) -> Result<bool, EncodeError> {
-        if let Some(item) = self.held.take() {
-            self.write_one(item, out)?;
-            written.add(out.len());
-        }
-        // From here on nothing goes through `held` but what stays there.
-        while written.count < most && !(written.count > 0 && wire::is_full(out.len())) {
-            if self.is_over {
-                return Ok(false);
-            }
-            self.is_over = true;
-            let Some(item) = self.iter.next() else {
-                return Ok(false);
-            };
-            self.is_over = false;
-            self.write_one(item, out)?;
-            written.add(out.len());
-        }
-        Ok(true)
-    }
-}
-
-/// An item that is put back unless it passes, also if it panics.
-struct Held<'a, T> {
-    item: Option<T>,
-    place: &'a mut Option<T>,
-}
-
-impl<T> Held<'_, T> {
-    #[inline]
-    fn pass(mut self) {
-        self.item = None;
-    }
-}
-
-impl<T> Drop for Held<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(item) = self.item.take() {
-            *self.place = Some(item);
-        }
-    }
 }
 
 /// A call that is under way, with results of type `R`.
@@ -514,13 +327,12 @@ impl<'p, R: Transfer> Call<'p, R> {
         error
     }
 
-    /// Goes on until there are results, and hands them to `sink`, as many as there are. `held` is
-    /// how many the caller has that count for the window still; `limit` bounds them.
+    /// Goes on until there are results, and hands them to `sink`, which by now has let go of all that it
+    /// had before. If it `is_bounded`, no more items are pulled than keep the workers busy until then.
     pub(super) fn drive(
         &mut self,
         source: &mut impl Source,
         sink: &mut impl FnMut(Result<R, TaskError>),
-        held: u64,
         is_bounded: bool,
         patience: Patience,
     ) -> State {
@@ -533,8 +345,7 @@ impl<'p, R: Transfer> Call<'p, R> {
                 self.give_up(stop, source, sink);
                 return State::Over;
             }
-            let held = held + (self.delivered - before);
-            let is_blocked = self.feed(source, held, is_bounded, sink);
+            let is_blocked = self.feed(source, is_bounded, sink);
             self.adopt();
             let harvested = self.harvest(Reach::Front, is_bounded, sink)
                 || self.harvest(Reach::All, is_bounded, sink)
@@ -545,7 +356,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             if self.delivered > before || patience == Patience::None {
                 return State::UnderWay;
             }
-            if !harvested && (is_blocked || !self.has_room(held, is_bounded)) {
+            if !harvested && (is_blocked || !self.has_room(is_bounded)) {
                 waiting = waiting.or_else(|| self.pool.waiting());
                 self.wait();
             }
@@ -558,12 +369,11 @@ impl<'p, R: Transfer> Call<'p, R> {
     fn feed(
         &mut self,
         source: &mut impl Source,
-        held: u64,
         is_bounded: bool,
         sink: &mut impl FnMut(Result<R, TaskError>),
     ) -> bool {
-        while self.has_room(held, is_bounded) {
-            match self.fill(source, held, is_bounded) {
+        while self.has_room(is_bounded) {
+            match self.fill(source, is_bounded) {
                 Filled::Something => {}
                 Filled::Blocked => return true,
                 Filled::Exhausted => self.is_exhausted = true,
@@ -574,14 +384,22 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// Whether another job may be filled now.
-    fn has_room(&self, held: u64, is_bounded: bool) -> bool {
+    fn has_room(&self, is_bounded: bool) -> bool {
         !self.is_exhausted
             && self.has_place()
             // Not if the call has none yet, which others may wait for.
             && (self.running == 0 || self.pool.has_further_entry())
             // A job larger than that goes out alone.
             && (self.bytes < MOST_BYTES || self.running == 0)
-            && self.window_left(held, is_bounded) > 0
+            && self.window_left(is_bounded) >= self.least_room()
+    }
+
+    /// What must be left of the window for a job to be filled: no smaller one goes out meanwhile.
+    fn least_room(&self) -> u64 {
+        match self.running {
+            0 => 1,
+            _ => self.sizer.next(None),
+        }
     }
 
     /// Whether another job may be out at once.
@@ -597,7 +415,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// How many items may be pulled before a result is taken.
-    fn window_left(&self, held: u64, is_bounded: bool) -> u64 {
+    fn window_left(&self, is_bounded: bool) -> u64 {
         let window = match self.pool.settings.window {
             Some(window) => window,
             None if is_bounded => {
@@ -606,11 +424,11 @@ impl<'p, R: Transfer> Call<'p, R> {
             }
             None => return u64::MAX,
         };
-        window.saturating_sub(self.pulled - self.delivered + held)
+        window.saturating_sub(self.pulled - self.delivered)
     }
 
     /// Fills a job with items and puts it out.
-    fn fill(&mut self, source: &mut impl Source, held: u64, is_bounded: bool) -> Filled {
+    fn fill(&mut self, source: &mut impl Source, is_bounded: bool) -> Filled {
         if !self.pull(source) {
             return Filled::Exhausted;
         }
@@ -628,7 +446,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             true => self.sizer.next_loose(source.left()),
             false => self.sizer.next(source.left()),
         };
-        let wish = wish.min(self.window_left(held, is_bounded));
+        let wish = wish.min(self.window_left(is_bounded));
         // One that others read while more is written stays where it is.
         let is_loose = is_loose && wish > 1;
         let room = match is_loose {
@@ -962,14 +780,6 @@ impl<'p, R: Transfer> Call<'p, R> {
             && !self.is_stuck
             && self.pool.is_share_wanted()
             && self.chunks.iter().any(is_near)
-    }
-
-    /// How many jobs of the pool are over: if it is another number than before, one of this call may
-    /// be.
-    #[inline]
-    pub(super) fn finished(&self) -> u64 {
-        // Relaxed: it is a hint.
-        self.pool.memory.header().finished.load(Ordering::Relaxed)
     }
 
     /// When there is something to do whatever becomes of the jobs.

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::call::Source;
 use super::handle::Job;
 use super::retries::Retries;
+use super::source::Source;
 use super::submit::{Outcomes, Reach};
 use super::{Pool, Tuned};
 use crate::error::{Error, ErrorKind, TaskError, TaskFailure};

@@ -1,12 +1,12 @@
 //! Calls of a pool that wait for their results.
 
 use super::Pool;
-use super::call::{Call, Items, Order, Patience, Source, State};
+use super::call::{Call, Order, Patience, State};
 use super::inner::Stop;
+use super::source::{Argument, Borrowed, Items, Source, Tuple};
 use crate::error::{Error, TaskError};
 use crate::shm::buffer::Buffer;
 use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments, registry};
-use crate::wire::codec;
 
 impl Pool {
     /// Runs `task` on each item and returns the results in the order of the items.
@@ -53,7 +53,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        self.collect::<F, R>(Items::new(items.into_iter(), encode_item))
+        self.collect::<F, R>(Items::new::<Argument>(items.into_iter()))
     }
 
     /// As [`map`](Self::map), but returns the outcome of every item.
@@ -92,7 +92,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        let mut source = Items::new(items.into_iter(), encode_item);
+        let mut source = Items::new::<Argument>(items.into_iter());
         Ok(outcomes(&mut self.call::<F, R>(Order::Input)?, &mut source))
     }
 
@@ -129,8 +129,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        let encode = |item: &&'a A, out: &mut Buffer| codec::encode(*item, out);
-        self.collect::<F, R>(Items::new(items.into_iter(), encode))
+        self.collect::<F, R>(Items::new::<Borrowed<Argument>>(items.into_iter()))
     }
 
     /// As [`map`](Self::map), for a task of several arguments: each item is a tuple of them.
@@ -163,7 +162,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        self.collect::<F, R>(Items::new(items.into_iter(), encode_arguments))
+        self.collect::<F, R>(Items::new::<Tuple>(items.into_iter()))
     }
 
     /// Runs `task` once, in a worker, and returns its result.
@@ -196,7 +195,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        let mut source = Items::new(std::iter::once(arguments), encode_arguments);
+        let mut source = Items::new::<Tuple>(std::iter::once(arguments));
         let mut call = self.call::<F, R>(Order::Input)?.single();
         let mut outcome = None;
         run(&mut call, &mut source, &mut |result| outcome = Some(result));
@@ -239,7 +238,7 @@ impl Pool {
         assert_task!(F);
         let _ = task;
         // Nothing is kept of a result that is nothing.
-        self.collect::<F, ()>(Items::new(items.into_iter(), encode_item))
+        self.collect::<F, ()>(Items::new::<Argument>(items.into_iter()))
             .map(drop)
     }
 
@@ -298,8 +297,7 @@ impl Pool {
         let call = self.call::<F, R>(Order::Input)?;
         let workers = self.inner.staying();
         let each = std::iter::repeat_n(&arguments, workers.len());
-        let encode = |arguments: &&A, out: &mut Buffer| encode_arguments(*arguments, out);
-        let mut source = Items::new(each, encode);
+        let mut source = Items::new::<Borrowed<Tuple>>(each);
         Ok(outcomes(&mut call.to(workers), &mut source))
     }
 
@@ -321,20 +319,13 @@ impl Pool {
     }
 }
 
-pub(super) fn encode_item<A: Transfer>(
-    item: &A,
-    out: &mut Buffer,
-) -> Result<(), codec::EncodeError> {
-    codec::encode(item, out)
-}
-
 /// Runs a call to its end.
 fn run<R: Transfer>(
     call: &mut Call<'_, R>,
     source: &mut impl Source,
     sink: &mut impl FnMut(Result<R, TaskError>),
 ) {
-    while call.drive(source, sink, 0, false, Patience::Wait) == State::UnderWay {}
+    while call.drive(source, sink, false, Patience::Wait) == State::UnderWay {}
 }
 
 /// Runs a call to its end: all results, or the first failure.

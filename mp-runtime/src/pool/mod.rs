@@ -6,6 +6,7 @@
 //! - [`submit`]: calls that return at once.
 //! - [`handle`]: the handle of such a call.
 //! - [`call`]: one call as its caller's thread drives it.
+//! - [`source`]: where a call's items come from, and how they are encoded.
 //! - [`absence`]: what the desk does for a caller that is in its input.
 //! - [`lookout`]: how a caller of one item looks for its result before it sleeps.
 //! - [`driver`]: the thread that drives the calls that nobody waits for.
@@ -75,6 +76,7 @@ pub(crate) mod remote;
 mod rest;
 mod retries;
 mod seat;
+mod source;
 mod state;
 mod stats;
 mod stream;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
-use super::call::Source;
+use super::source::Source;
 use super::stream::Imap;
 use crate::error::TaskError;
 use crate::task::Transfer;

@@ -1,15 +1,16 @@
 //! Calls whose results are merged where they were made, before they travel.
 
 use super::Pool;
-use super::call::{Items, Order};
-use super::map::{encode_item, results};
+use super::call::Order;
+use super::map::results;
+use super::source::{Argument, Items, Tuple};
 use super::wire;
 use crate::error::Error;
 use crate::life::Program;
 use crate::shm::buffer::Buffer;
 use crate::task::call::{self, Tag, read_record};
 use crate::task::registry::{self, Entry};
-use crate::task::{TaskFn, Transfer, assert_task, encode_arguments};
+use crate::task::{TaskFn, Transfer, assert_task};
 use crate::wire::transfer;
 
 impl Pool {
@@ -81,7 +82,7 @@ impl Pool {
             let odd = (values.len() % 2 == 1).then(|| values.pop()).flatten();
             let mut rest = values.into_iter();
             let pairs = std::iter::from_fn(move || Some((rest.next()?, rest.next()?)));
-            values = self.collect::<M, R>(Items::new(pairs, encode_arguments))?;
+            values = self.collect::<M, R>(Items::new::<Tuple>(pairs))?;
             values.extend(odd);
         }
         Ok(values.pop())
@@ -106,7 +107,7 @@ impl Pool {
         {
             call = call.merging(merge);
         }
-        results(&mut call, &mut Items::new(items, encode_item))
+        results(&mut call, &mut Items::new::<Argument>(items))
     }
 }
 

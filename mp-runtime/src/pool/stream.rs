@@ -5,21 +5,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Pool;
-use super::call::{Call, Items, Order, Patience, State};
+use super::call::{Call, Order, Patience, State};
 use super::job::JOBS;
-use super::map::encode_item;
+use super::source::{Argument, Items, Tuple};
 use crate::error::{Error, TaskError};
 use crate::life::program::is_forked;
-use crate::shm::buffer::Buffer;
-use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments};
-use crate::wire::codec::EncodeError;
-
-/// Results that are there are handed out so many at a time between two looks whether a job is over: a
-/// caller that takes its time must not let the workers run dry.
-const LOOK_EVERY: u32 = 32;
-/// After so many looks in vain the jobs themselves are looked at, whose words the workers write: of
-/// one whose worker died nothing else tells.
-const MOST_LOOKS: u32 = 32;
+use crate::task::{Arguments, TaskFn, Transfer, assert_task};
 
 /// The results of [`Pool::imap`] and [`Pool::imap_unordered`], one by one.
 ///
@@ -31,14 +22,9 @@ const MOST_LOOKS: u32 = 32;
 /// whose `Serialize` panics fails after that, in its place.
 pub struct Imap<'p, I: Iterator, R> {
     call: Call<'p, R>,
-    source: Items<I, Encode<I::Item>>,
+    source: Items<I>,
     ready: VecDeque<Result<R, TaskError>>,
     is_over: bool,
-    /// Results handed out since the last look, and looks since the jobs themselves were looked at.
-    taken: u32,
-    looks: u32,
-    /// How many jobs of the pool were over when something was last found.
-    finished: u64,
     _place: Place<'p>,
 }
 
@@ -50,8 +36,6 @@ impl Drop for Place<'_> {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
-
-type Encode<A> = fn(&A, &mut Buffer) -> Result<(), EncodeError>;
 
 impl Pool {
     /// Runs `task` on each item and returns an iterator of the outcomes, in the order of the items.
@@ -90,8 +74,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        let encode = encode_item as Encode<A>;
-        self.stream::<F, A, R, I::IntoIter>(items.into_iter(), encode, Order::Input)
+        self.stream::<F, R, I::IntoIter>(Items::new::<Argument>(items.into_iter()), Order::Input)
     }
 
     /// As [`imap`](Self::imap), for a task of several arguments: each item is a tuple of them.
@@ -125,8 +108,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        let encode = encode_arguments as Encode<A>;
-        self.stream::<F, A, R, I::IntoIter>(items.into_iter(), encode, Order::Input)
+        self.stream::<F, R, I::IntoIter>(Items::new::<Tuple>(items.into_iter()), Order::Input)
     }
 
     /// As [`istarmap`](Self::istarmap), but returns the outcomes as they are ready.
@@ -147,8 +129,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        let encode = encode_arguments as Encode<A>;
-        self.stream::<F, A, R, I::IntoIter>(items.into_iter(), encode, Order::Completion)
+        self.stream::<F, R, I::IntoIter>(Items::new::<Tuple>(items.into_iter()), Order::Completion)
     }
 
     /// As [`imap`](Self::imap), but returns the outcomes as they are ready.
@@ -186,31 +167,25 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        let encode = encode_item as Encode<A>;
-        self.stream::<F, A, R, I::IntoIter>(items.into_iter(), encode, Order::Completion)
+        self.stream::<F, R, I::IntoIter>(
+            Items::new::<Argument>(items.into_iter()),
+            Order::Completion,
+        )
     }
 
-    fn stream<F, A, R, I>(
-        &self,
-        items: I,
-        encode: Encode<A>,
-        order: Order,
-    ) -> Result<Imap<'_, I, R>, Error>
+    fn stream<F, R, I>(&self, source: Items<I>, order: Order) -> Result<Imap<'_, I, R>, Error>
     where
         F: 'static,
         R: Transfer,
-        I: Iterator<Item = A>,
+        I: Iterator,
     {
         let place = self.stream_place()?;
         Ok(Imap {
             _place: place,
             call: self.call::<F, R>(order)?,
-            source: Items::new(items, encode),
+            source,
             ready: VecDeque::new(),
             is_over: false,
-            taken: 0,
-            looks: 0,
-            finished: 0,
         })
     }
 }
@@ -237,40 +212,25 @@ impl Pool {
 impl<I: Iterator, R: Transfer> Imap<'_, I, R> {
     /// The input.
     #[cfg(feature = "progress")]
-    pub(super) fn source(&self) -> &impl super::call::Source {
+    pub(super) fn source(&self) -> &impl super::source::Source {
         &self.source
     }
 
-    fn drive(&mut self, patience: Patience) {
-        let ready = &mut self.ready;
-        let held = ready.len() as u64;
-        let finished = self.call.finished();
-        let sink = &mut |outcome| ready.push_back(outcome);
-        let state = self
-            .call
-            .drive(&mut self.source, sink, held, true, patience);
-        self.is_over = state == State::Over;
-        self.taken = 0;
-        self.looks = 0;
-        if self.ready.len() as u64 > held {
-            // What is counted and not there yet is found the next time.
-            self.finished = finished;
-        }
-    }
-
-    /// The next result, after a look whether jobs are over.
-    fn next_after_look(&mut self) -> Option<Result<R, TaskError>> {
+    /// The next result, once those of another job are there. The results of as few jobs as that takes are
+    /// decoded at once: those of others lie well where they are, and a caller that takes its time
+    /// has the workers wait for it, not it for them.
+    #[inline(never)]
+    fn next_of_job(&mut self) -> Option<Result<R, TaskError>> {
         if is_forked() {
             return None;
         }
-        self.taken = 0;
-        self.looks += 1;
-        let is_promising = self.looks > MOST_LOOKS || self.call.finished() != self.finished;
-        if is_promising && !self.is_over {
-            self.drive(Patience::None);
-        }
         while self.ready.is_empty() && !self.is_over {
-            self.drive(Patience::Wait);
+            let ready = &mut self.ready;
+            let sink = &mut |outcome| ready.push_back(outcome);
+            let state = self
+                .call
+                .drive(&mut self.source, sink, true, Patience::Wait);
+            self.is_over = state == State::Over;
         }
         self.ready.pop_front()
     }
@@ -281,13 +241,10 @@ impl<I: Iterator, R: Transfer> Iterator for Imap<'_, I, R> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.taken < LOOK_EVERY
-            && let Some(result) = self.ready.pop_front()
-        {
-            self.taken += 1;
-            return Some(result);
+        match self.ready.pop_front() {
+            None => self.next_of_job(),
+            result => result,
         }
-        self.next_after_look()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -4,22 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
-use super::call::{Call, Items, Order, Patience, Source, State};
+use super::call::{Call, Order, Patience, State};
 use super::driver::{Active, Driver, Pending};
 use super::failure;
 use super::guest::HandedOver;
 use super::handle::{Job, Shared};
 use super::inner::Inner;
-use super::map::{encode_item, explain};
+use super::map::explain;
+use super::source::{Argument, Items, Source, Tuple};
 use super::terms::Terms;
 use crate::deadline::Deadline;
 use crate::error::{Error, TaskError};
-use crate::shm::buffer::Buffer;
 use crate::spans;
 use crate::sync::raw::Holder;
 use crate::task::panic;
 use crate::task::registry::{self, Entry};
-use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments};
+use crate::task::{Arguments, TaskFn, Transfer, assert_task};
 
 impl Pool {
     /// Runs `task` once, in a worker, and returns at once, with a handle of the call.
@@ -45,10 +45,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        let source = Items::new(
-            std::iter::once(arguments),
-            encode_arguments as fn(&A, &mut Buffer) -> _,
-        );
+        let source = Items::new::<Tuple>(std::iter::once(arguments));
         let finish = |mut outcomes: Outcomes<R>, _| match outcomes.pop() {
             Some(outcome) => outcome,
             None => unreachable!("a call that is over has an outcome for each item"),
@@ -90,8 +87,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        let encode = encode_item as fn(&A, &mut Buffer) -> _;
-        let source = Items::new(pull(items), encode);
+        let source = Items::new::<Argument>(pull(items));
         self.hand_over(registry::by_type::<F>()?, source, Reach::Many, all)
     }
 
@@ -126,8 +122,7 @@ impl Pool {
     {
         assert_task!(F);
         let _ = task;
-        let encode = encode_arguments as fn(&A, &mut Buffer) -> _;
-        let source = Items::new(pull(items), encode);
+        let source = Items::new::<Tuple>(pull(items));
         self.hand_over(registry::by_type::<F>()?, source, Reach::Many, all)
     }
 
@@ -273,7 +268,7 @@ where
             let is_wanted = !self.shared.is_cancelled() || call.has_begun();
             is_over = is_over
                 || is_wanted
-                    && call.drive(&mut self.source, sink, 0, false, Patience::None) == State::Over;
+                    && call.drive(&mut self.source, sink, false, Patience::None) == State::Over;
         }
         if !is_over && !self.shared.is_cancelled() {
             return State::UnderWay;
