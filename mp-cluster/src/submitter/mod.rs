@@ -14,8 +14,10 @@
 //! - `words`: what agents say, and what they are answered.
 //! - `workers`: who is there.
 //! - `trouble`: what may go wrong.
+//! - `draining`: a pool that is drained.
 //! - `out`: the jobs that are out.
 
+mod draining;
 mod out;
 mod sending;
 mod trouble;
@@ -74,6 +76,7 @@ enum Command {
     Withdraw(u64),
     Cancel(u64),
     Broadcast(Broadcast),
+    Drain,
     /// Ends the thread, which drops the sender when it has told the server.
     Close(std_mpsc::Sender<()>),
 }
@@ -157,6 +160,10 @@ impl Carrier for Submitter {
         lock(&self.workers.crew).clone()
     }
 
+    fn drain(&self) {
+        self.command(Command::Drain);
+    }
+
     fn close(&self) {
         let (closing, closed) = std_mpsc::channel();
         self.command(Command::Close(closing));
@@ -201,6 +208,10 @@ struct State {
     /// Whether there is one again, and the stream is yet to be found.
     is_back: bool,
     deserted: Option<Instant>,
+    /// Whether what no agent has is to be given back.
+    is_draining: bool,
+    /// Since when the server has none of it.
+    emptied: Option<Instant>,
     /// When anything was last heard of the server.
     heard: Instant,
     next_roll: Instant,
@@ -254,6 +265,8 @@ impl State {
             disconnected: None,
             is_back: false,
             deserted: None,
+            is_draining: false,
+            emptied: None,
             heard: Instant::now(),
             next_roll: Instant::now(),
         };
@@ -271,6 +284,7 @@ impl State {
                     Some(Command::Withdraw(id)) => self.take_back(id),
                     Some(Command::Cancel(id)) => self.cancel(id).await,
                     Some(Command::Broadcast(broadcast)) => self.broadcast(broadcast),
+                    Some(Command::Drain) => self.drain().await,
                     Some(Command::Close(closing)) => break Some(closing),
                     None => break None,
                 },

@@ -99,8 +99,8 @@ impl State {
 
     /// Sends the message of a job that is out, if it still is.
     pub(super) fn send(&mut self, id: u64) {
-        if !self.link.is_connected() {
-            // Everything is sent again once there is a connection.
+        if !self.link.is_connected() || self.is_draining {
+            // Everything is sent again once there is a connection, or given back.
             return;
         }
         let Some(out) = self.out.get_mut(&id) else {

@@ -39,6 +39,7 @@ impl State {
         self.is_back = false;
         self.disconnected = None;
         self.blobs.forget();
+        self.emptied = None;
         let now = Instant::now();
         let mut lacking = Vec::new();
         for (id, out) in &mut self.out {
@@ -98,6 +99,7 @@ impl State {
     /// Does what is due: sends again what was not taken, asks who is there, gives up.
     pub(super) async fn look_after(&mut self) {
         self.restore().await;
+        self.look_after_draining().await;
         let now = Instant::now();
         if self.disconnected.is_none() {
             if now >= self.next_roll {

@@ -942,7 +942,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             // Nobody will run what is left.
             let had_begun = self.chunks[at].retried.is_some();
             for item in next..count {
-                let error = failure::stopped(stop, had_begun);
+                let error = failure::stopped(stop, had_begun || item < claimed);
                 let error = self.complete(error, self.chunks[at].start + u64::from(item));
                 self.put(at, item, Err(error), sink);
             }

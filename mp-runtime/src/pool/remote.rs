@@ -10,6 +10,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use super::attendant::give_up_large;
@@ -65,6 +66,10 @@ pub trait Carrier: Send + Sync + 'static {
     /// What they have done and are doing, as far as is known.
     fn crew(&self) -> Vec<WorkerStats>;
 
+    /// No more jobs come. Those that are out and were not begun are to be [given
+    /// back](Shipment::give_back), the others are waited for.
+    fn drain(&self);
+
     /// No more jobs come, and those that are out are not wanted any more.
     fn close(&self);
 }
@@ -78,12 +83,15 @@ impl fmt::Debug for Remote {
     }
 }
 
-/// A job on its way: some items of one call. One that is dropped fails all of them as lost.
+/// A job on its way: some items of one call. One that is dropped fails all of them as lost, or as
+/// cancelled if its pool was terminated.
 pub struct Shipment {
     pool: Arc<Inner>,
     index: u32,
     /// Until it is over.
     running: Option<Running>,
+    /// How many of the pool are out.
+    out: Arc<AtomicUsize>,
 }
 
 impl Shipment {
@@ -165,6 +173,11 @@ impl Shipment {
         self.settle(&pack_refusals(count, why), Duration::ZERO);
     }
 
+    /// Ends it: none of its items was begun. They are offered again, if their call is not over.
+    pub fn give_back(mut self) {
+        self.settle_without(false);
+    }
+
     fn settle_lost(&mut self, why: &str) {
         let (count, _) = self.items();
         self.settle(&pack_lost(count, why), Duration::ZERO);
@@ -176,7 +189,6 @@ impl Shipment {
         let Some(running) = self.running.take() else {
             return;
         };
-        let memory = &self.pool.memory;
         let job = self.job();
         let (count, _) = self.items();
         let first = job.first.load(Ordering::Relaxed);
@@ -197,6 +209,26 @@ impl Shipment {
         job.set_early(early);
         let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
         job.elapsed.store(elapsed, Ordering::Relaxed);
+        self.commit(running);
+    }
+
+    /// Commits the job with no outcome, though its items may have been begun.
+    fn settle_without(&mut self, may_have_begun: bool) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        let job = self.job();
+        let done = job.first.load(Ordering::Relaxed);
+        let claimed = if may_have_begun { job.count() } else { done };
+        let _ = job.settle(&running, Progress { claimed, done });
+        job.set_early(Early::Retired);
+        job.elapsed.store(0, Ordering::Relaxed);
+        self.commit(running);
+    }
+
+    fn commit(&self, running: Running) {
+        let memory = &self.pool.memory;
+        let job = self.job();
         // Read before the commit: afterwards the job is the caller's.
         let bell = job.bell.load(Ordering::Relaxed);
         if job.finish(running) == Finish::TakenAway {
@@ -204,6 +236,11 @@ impl Shipment {
             job.bury(memory.peers().me());
         }
         memory.done_bell(bell).ring_all(memory.peers());
+        // AcqRel: pairs with the Acquire of the dispatcher, which goes on once all are settled.
+        let left = self.out.fetch_sub(1, Ordering::AcqRel) - 1;
+        if left == 0 && memory.header().flags.load(Ordering::Acquire) & DRAINING != 0 {
+            memory.ring_workers();
+        }
     }
 
     fn to_block(&self, outcomes: &[u8]) -> Result<BlockId, Full> {
@@ -238,7 +275,11 @@ impl Drop for Shipment {
         if self.running.is_none() {
             return;
         }
-        self.settle_lost("it was given up on its way to a worker");
+        match self.pool.memory.header().flags.load(Ordering::Acquire) & STOPPED {
+            0 => self.settle_lost("it was given up on its way to a worker"),
+            // Its caller says so.
+            _ => self.settle_without(true),
+        }
     }
 }
 
@@ -325,19 +366,40 @@ fn run(pool: &Arc<Inner>) {
     let memory = &pool.memory;
     let header = memory.header();
     let me = memory.peers().me();
+    let out = Arc::new(AtomicUsize::new(0));
+    let mut is_draining = false;
     loop {
         let ticket = memory.work_bell().listen();
         // Acquire: pairs with the Release of who sets the flags.
         let flags = header.flags.load(Ordering::Acquire);
-        if flags & (STOPPED | DRAINING) != 0 {
+        if flags & STOPPED != 0 {
             break;
         }
-        if let Some((job, running)) = memory.claim(me) {
+        if flags & DRAINING != 0 {
+            if !std::mem::replace(&mut is_draining, true) {
+                carrier.drain();
+            }
+            // Acquire: pairs with the AcqRel in `Shipment::commit`.
+            if out.load(Ordering::Acquire) == 0 {
+                break;
+            }
+        } else if let Some((job, running)) = memory.claim(me) {
             job.began.store(sys::clock::now(), Ordering::Relaxed);
+            // Where it is going it may be begun with at any time.
+            let first = job.first.load(Ordering::Relaxed);
+            let claimed = job.count().max(first);
+            let progress = Progress {
+                claimed,
+                done: first,
+            };
+            let _ = job.settle(&running, progress);
+            // Relaxed: it is this thread that waits for them.
+            out.fetch_add(1, Ordering::Relaxed);
             carrier.ship(Shipment {
                 pool: pool.clone(),
                 index: memory.index_of(job),
                 running: Some(running),
+                out: out.clone(),
             });
             continue;
         }
