@@ -13,19 +13,51 @@ mod backend {
         AcquireTimeoutError, Barrier, BrokenBarrier as Broken, Event, Guard, Lock, Queue,
         Semaphore, TryAcquireError,
     };
-    use mp::{Arguments, Process, TaskFn, Transfer};
+    use mp::{Arguments, Pool, PoolBuilder, Process, TaskFn, Transfer};
 
     pub(super) use super::support::eventually;
 
     /// The passes of a barrier that must stay in step.
     pub(super) const PASSES: u32 = 1000;
 
-    pub(super) struct World(());
+    /// Whether a pool's workers are on other machines.
+    pub(super) const IS_ELSEWHERE: bool = false;
+
+    /// What is in it, belongs to a test.
+    pub(super) struct World {
+        test: &'static str,
+    }
 
     impl World {
         /// There always is one.
         pub(super) fn new() -> Option<Self> {
-            Some(Self(()))
+            Self::of("")
+        }
+
+        /// As `new`, for a test with pools.
+        pub(super) fn of(test: &'static str) -> Option<Self> {
+            Some(Self { test })
+        }
+
+        pub(super) fn pool(&self, workers: usize) -> Pool {
+            self.pool_with(workers, |_| {})
+        }
+
+        pub(super) fn pool_with(
+            &self,
+            workers: usize,
+            settings: impl FnOnce(&mut PoolBuilder),
+        ) -> Pool {
+            let mut builder = Pool::builder();
+            builder.workers(workers).name(self.test);
+            settings(&mut builder);
+            builder.build().unwrap()
+        }
+
+        /// Waits until none of so many workers has to do with a pool that has ended.
+        pub(super) fn await_let_go(&self, _workers: usize) {
+            let is_ours = |child: &mp::ActiveChild| child.name().starts_with(self.test);
+            eventually(|| !mp::active_children().iter().any(is_ours));
         }
 
         pub(super) fn queue<T>(&self) -> Queue<T> {

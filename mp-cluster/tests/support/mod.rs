@@ -343,6 +343,14 @@ impl Agent {
         })
     }
 
+    /// Of this binary, which comes to a pool in that test.
+    pub(crate) fn in_test(name: &str, url: &str) -> Self {
+        let binary = std::env::current_exe().expect("this very binary");
+        Self::of_program(&binary, url, |command| {
+            command.args(["--exact", name, "--nocapture"]);
+        })
+    }
+
     /// Of this binary, on a machine of a network.
     pub(crate) fn on(network: &Network, machine: usize, url: &str, workers: usize) -> Self {
         let binary = std::env::current_exe().expect("this very binary");

@@ -1,12 +1,13 @@
-//! Behaviours that CPython's own tests demand, demanded of what processes share, on one machine or on
-//! several.
+//! Behaviours that CPython's own tests demand, demanded of pools and of what processes share, on one
+//! machine or on several.
 //!
 //! Whoever uses this has a module `backend` beside it, with the types, a `World` in which they live, and
 //! what their errors are called; and a module `support` with a watchdog.
 //!
-//! Source: `Lib/test/_test_multiprocessing.py` and `Lib/test/lock_tests.py` of CPython (PSF licence 2).
-//! Rewritten: no code was taken over, each test states the behaviour anew in the terms of `mp`. A test is
-//! named after the area and the method that it answers.
+//! Source: `Lib/test/_test_multiprocessing.py`, `Lib/test/lock_tests.py` and
+//! `Lib/test/test_concurrent_futures/` of CPython (PSF licence 2). Rewritten: no code was taken over, each
+//! test states the behaviour anew in the terms of `mp`. A test is named after the area and the method that
+//! it answers, and after the class as well where two classes of an area have a method of that name.
 
 #![allow(
     clippy::unit_arg,
@@ -14,6 +15,7 @@
 )]
 
 mod lock;
+mod pool;
 mod queue;
 mod sync;
 

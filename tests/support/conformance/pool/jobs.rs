@@ -1,49 +1,18 @@
-//! Behaviours that CPython's own tests demand of calls that return at once, demanded of `mp`.
-//!
-//! Source: `Lib/test/_test_multiprocessing.py` and `Lib/test/test_concurrent_futures/` of CPython (PSF
-//! licence 2). Rewritten: no code was taken over, each test states the behaviour anew in the terms of
-//! `mp`. A test is named after the area and the method that it answers, and after the class as well
-//! where two classes of the area have a method of that name. The rest of the area pool is in
-//! `cpython_pool.rs`. A `Future` of `concurrent.futures` is a `Job` here. Left out are:
-//!
-//! | behaviour | reason |
-//! |---|---|
-//! | `test_multiple_set_result`, `test_multiple_set_exception` | unrepresentable: an outcome is not set by hand |
-//! | `test_duplicate_futures` | unrepresentable: a job is not cloned, so that no list has it twice |
-//! | `test_running` | a job says whether it is done; whether it had begun is in its error, as `pool_test_cancel` shows |
-//! | `test_exception_with_timeout` | a result and an error come by the same call: `pool_test_result_with_timeout` |
-//! | `test_correct_timeout_exception_msg` | `as_completed` has no timeout; how many are left is its `len`, as `pool_test_no_timeout` shows |
-
-mod support;
+//! A `Future` of `concurrent.futures` is a `Job` here.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, Once, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use mp::{Job, Pool, Queue};
-use support::{alone, eventually, watchdog};
+use mp::{Job, Pool};
 
-const A_MOMENT: Duration = Duration::from_millis(30);
-
-#[mp::task]
-fn square(x: u64) -> u64 {
-    x * x
-}
-
-#[mp::task]
-fn power(base: u64, exponent: u32) -> u64 {
-    base.pow(exponent)
-}
-
-#[mp::task]
-fn half(x: u64) -> u64 {
-    assert!(x.is_multiple_of(2), "{x} is odd");
-    x / 2
-}
+use super::super::{A_MOMENT, Sure};
+use super::{half, power, quietly, square, world};
+use crate::backend::{self, Queue, World, eventually, mp};
+use crate::support::watchdog;
 
 /// Says that it runs, waits to be let go, and returns half of `x`, which it may have none of.
 #[mp::task]
@@ -61,13 +30,11 @@ struct Gated {
 }
 
 impl Gated {
-    fn new(workers: usize) -> Self {
-        let mut builder = Pool::builder();
-        builder.workers(workers).initializer(be_quiet, ());
+    fn new(world: &World, workers: usize) -> Self {
         Self {
-            pool: builder.build().unwrap(),
-            started: Queue::new().unwrap(),
-            go: Queue::new().unwrap(),
+            pool: world.pool_with(workers, quietly),
+            started: world.queue(),
+            go: world.queue(),
         }
     }
 
@@ -99,20 +66,15 @@ impl Gated {
     }
 }
 
-/// Lets go of standard error, which expected panics would fill.
-#[mp::task]
-fn be_quiet() {
-    let nothing = std::fs::File::create("/dev/null").unwrap();
-    // SAFETY: takes integers, both of them open descriptors.
-    unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&nothing), 2) };
-}
-
 #[track_caller]
 fn assert_cancelled<R: std::fmt::Debug>(result: Result<R, mp::Error>, may_have_started: bool) {
     let error = result.unwrap_err();
     let failure = error.task().unwrap();
     assert!(failure.is_cancelled(), "{error}");
-    assert_eq!(failure.may_have_started(), may_have_started, "{error}");
+    // Of what has left this machine nobody here knows better.
+    if may_have_started || !backend::IS_ELSEWHERE {
+        assert_eq!(failure.may_have_started(), may_have_started, "{error}");
+    }
 }
 
 // Of the pool.
@@ -120,7 +82,8 @@ fn assert_cancelled<R: std::fmt::Debug>(result: Result<R, mp::Error>, may_have_s
 #[test]
 fn pool_test_starmap_async() {
     let _watchdog = watchdog(180);
-    let pool = Pool::new(4).unwrap();
+    let world = world!();
+    let pool = world.pool(4);
     let pairs = || (0..100).zip((0..4).cycle());
     let powers = pool.starmap_async(power, pairs()).unwrap().wait().unwrap();
     assert_eq!(powers, pool.starmap(power, pairs()).unwrap());
@@ -130,9 +93,11 @@ fn pool_test_starmap_async() {
 #[test]
 fn pool_test_map_async() {
     let _watchdog = watchdog(180);
+    let world = world!();
     for chunk in [1, 20] {
-        let mut builder = Pool::builder();
-        let pool = builder.workers(4).chunk_size(chunk).build().unwrap();
+        let pool = world.pool_with(4, |builder| {
+            builder.chunk_size(chunk);
+        });
         let squares = pool.map_async(square, 0..100).unwrap().wait().unwrap();
         assert!(squares.into_iter().eq((0..100).map(|x| x * x)));
     }
@@ -141,7 +106,8 @@ fn pool_test_map_async() {
 #[test]
 fn pool_test_async() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     // It runs while we go on, and its result is there once it has ended, not before.
     let job = gated.running(14);
     assert!(!job.is_done());
@@ -152,7 +118,8 @@ fn pool_test_async() {
 #[test]
 fn pool_test_async_timeout() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let begun = Instant::now();
     let job = gated.running(14).wait_timeout(A_MOMENT).unwrap_err();
     assert!(begun.elapsed() >= A_MOMENT);
@@ -164,7 +131,8 @@ fn pool_test_async_timeout() {
 #[test]
 fn pool_test_async_error_callback() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(2);
+    let world = world!();
+    let gated = Gated::new(&world, 2);
     let error = gated.finished(3).wait().unwrap_err();
     assert_eq!(error.task().unwrap().message(), Some("3 is odd"));
 
@@ -186,18 +154,19 @@ fn pool_test_async_error_callback() {
 #[test]
 fn pool_test_cancel_futures() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(5);
+    let world = world!();
+    let gated = Gated::new(&world, 5);
     let jobs: Vec<_> = (0..50).map(|x| gated.submit(2 * x)).collect();
     for _ in 0..10 {
         gated.go.put(()).unwrap();
     }
     eventually(|| jobs.iter().filter(|job| job.is_done()).count() == 10);
-    eventually(|| gated.started.len() == 15);
+    eventually(|| gated.started.len().sure() == 15);
     std::thread::scope(|scope| {
         let drained = scope.spawn(|| gated.pool.drain(Duration::from_secs(3600)));
         eventually(|| gated.pool.submit(half, (2,)).is_err());
         // Those that run can go on only now.
-        gated.go.close();
+        gated.go.close().sure();
         assert!(drained.join().unwrap());
     });
     let mut cancelled = 0;
@@ -210,123 +179,9 @@ fn pool_test_cancel_futures() {
             }
         }
     }
-    assert_eq!(cancelled, 35);
-}
-
-#[mp::task]
-fn process_id() -> u32 {
-    std::process::id()
-}
-
-/// A pool whose workers are started as there is work, and stay.
-fn on_demand(workers: usize, name: &str) -> Pool {
-    let mut builder = Pool::builder();
-    builder.workers(workers).name(name);
-    builder.idle_timeout(Duration::from_secs(3600));
-    builder.build().unwrap()
-}
-
-fn count_active(name: &str) -> usize {
-    let prefix = format!("{name}-");
-    let active = mp::active_children();
-    active
-        .iter()
-        .filter(|child| child.name().starts_with(&prefix))
-        .count()
-}
-
-#[test]
-fn pool_test_idle_process_reuse_one() {
-    let _watchdog = watchdog(180);
-    let pool = on_demand(4, "reuse-one");
-    assert_eq!(count_active("reuse-one"), 0);
-    let worker = pool.apply(process_id, ()).unwrap();
-    for _ in 0..10 {
-        assert_eq!(pool.apply(process_id, ()).unwrap(), worker);
-    }
-    eventually(|| count_active("reuse-one") == 1);
-}
-
-#[test]
-fn pool_test_idle_process_reuse_multiple() {
-    let _watchdog = watchdog(180);
-    let pool = on_demand(3, "reuse-multiple");
-    let (started, go) = (Queue::new().unwrap(), Queue::new().unwrap());
-    let running = [2, 4].map(|x| {
-        let job = pool.submit(wait_for, (x, started.clone(), go.clone()));
-        assert_eq!(started.get().unwrap(), x);
-        job.unwrap()
-    });
-    // A worker may be at its task before the thread that started it has it in the list.
-    eventually(|| count_active("reuse-multiple") == 2);
-    let third = pool.apply(process_id, ()).unwrap();
-    assert_eq!(pool.apply(process_id, ()).unwrap(), third);
-    eventually(|| count_active("reuse-multiple") == 3);
-    go.close();
-    let halves = mp::wait_all(running).into_iter().map(Result::unwrap);
-    assert!(halves.eq([1, 2]));
-    // All are idle now, and enough for whatever comes.
-    let ids = pool.starmap(process_id, [(); 100]).unwrap();
-    assert_eq!(ids.len(), 100);
-    assert_eq!(count_active("reuse-multiple"), 3);
-}
-
-static POOL: OnceLock<Pool> = OnceLock::new();
-
-#[mp::task]
-fn print_once_let_go(started: Queue<()>, go: Queue<()>) {
-    started.put(()).unwrap();
-    let _ = go.get();
-    println!("apple");
-}
-
-/// Runs a test's body as a program of its own, to its end and that of all who have its output open.
-fn output_of(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// A program whose work is wanted waits for it, by `join` or by the job. Otherwise:
-/// `pool_test_hang_gh83386`.
-#[test]
-fn pool_test_interpreter_shutdown() {
-    let name = "pool_test_interpreter_shutdown";
-    let _watchdog = watchdog(180);
-    if !support::is_alone(name) {
-        let printed = output_of(&mut support::alone_command(name));
-        assert!(printed.contains("apple"), "{printed}");
-        return;
-    }
-    let pool = POOL.get_or_init(|| Pool::new(1).unwrap());
-    let (started, go) = (Queue::new().unwrap(), Queue::new().unwrap());
-    let arguments = (started.clone(), go.clone());
-    drop(pool.submit(print_once_let_go, arguments).unwrap());
-    started.get().unwrap();
-    go.close();
-    pool.close();
-    pool.join().unwrap();
-}
-
-/// The program's end is the end of its workers, whatever they do: nothing is left that could print.
-#[test]
-fn pool_test_hang_gh83386() {
-    let name = "pool_test_hang_gh83386";
-    let _watchdog = watchdog(180);
-    if !support::is_alone(name) {
-        let printed = output_of(&mut support::alone_command(name));
-        assert!(!printed.contains("apple"), "{printed}");
-        return;
-    }
-    let pool = POOL.get_or_init(|| Pool::new(1).unwrap());
-    let (started, go) = (Queue::new().unwrap(), Queue::new().unwrap());
-    drop(
-        pool.submit(print_once_let_go, (started.clone(), go))
-            .unwrap(),
-    );
-    started.get().unwrap();
-    pool.close();
+    // What an agent has fetched is run.
+    let most_run = if backend::IS_ELSEWHERE { 29 } else { 15 };
+    assert!((50 - most_run..=35).contains(&cancelled), "{cancelled}");
 }
 
 // Of a future.
@@ -341,7 +196,8 @@ fn told<R: Send + 'static>(job: Job<R>) -> mpsc::Receiver<Result<R, mp::Error>> 
 #[test]
 fn pool_test_done_callback_with_result() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let results = told(gated.running(10));
     assert!(results.try_recv().is_err());
     gated.go.put(()).unwrap();
@@ -353,7 +209,8 @@ fn pool_test_done_callback_with_result() {
 #[test]
 fn pool_test_done_callback_with_exception() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let results = told(gated.running(1));
     gated.go.put(()).unwrap();
     let error = results.recv().unwrap().unwrap_err();
@@ -363,35 +220,42 @@ fn pool_test_done_callback_with_exception() {
 /// A job has one callback. The panic of one is reported as any panic is, and the next one runs.
 #[test]
 fn pool_test_done_callback_raises() {
-    alone("pool_test_done_callback_raises", || {
-        let _watchdog = watchdog(180);
-        let reports = report_panics();
-        let gated = Gated::new(1);
-        let first = gated.running(2);
-        let second = gated.submit(4);
-        first.on_done(|_| panic!("a callback said no"));
-        let results = told(second);
-        gated.go.close();
-        assert_eq!(results.recv().unwrap().unwrap(), 2);
-        assert_eq!(*reports.lock().unwrap(), ["a callback said no"]);
-    });
+    let _watchdog = watchdog(180);
+    let world = world!();
+    let reports = reports_of_panics();
+    let gated = Gated::new(&world, 1);
+    let first = gated.running(2);
+    let second = gated.submit(4);
+    first.on_done(|_| panic!("a callback said no"));
+    let results = told(second);
+    gated.go.close().sure();
+    assert_eq!(results.recv().unwrap().unwrap(), 2);
+    assert_eq!(reports("a callback said no"), 1);
 }
 
-/// As the panic hook is told of them, which otherwise prints.
-fn report_panics() -> Arc<Mutex<Vec<String>>> {
-    let reports = Arc::new(Mutex::new(Vec::new()));
-    let hooked = reports.clone();
-    std::panic::set_hook(Box::new(move |panic| {
-        let message = panic.payload_as_str().unwrap_or("?").to_owned();
-        hooked.lock().unwrap().push(message);
-    }));
-    reports
+/// Counts the panics with a message, as the panic hook is told of them.
+fn reports_of_panics() -> impl Fn(&str) -> usize {
+    static INSTALLED: Once = Once::new();
+    static REPORTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    INSTALLED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let message = panic.payload_as_str().unwrap_or("?").to_owned();
+            REPORTS.lock().unwrap().push(message);
+            before(panic);
+        }));
+    });
+    |message| {
+        let reports = REPORTS.lock().unwrap();
+        reports.iter().filter(|report| *report == message).count()
+    }
 }
 
 #[test]
 fn pool_test_done_callback_already_successful() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let results = told(gated.finished(6));
     assert_eq!(results.recv().unwrap().unwrap(), 3);
 }
@@ -399,7 +263,8 @@ fn pool_test_done_callback_already_successful() {
 #[test]
 fn pool_test_done_callback_already_cancelled() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let _busy = gated.running(2);
     let results = told(gated.cancelled());
     assert_cancelled(results.recv().unwrap(), false);
@@ -407,25 +272,24 @@ fn pool_test_done_callback_already_cancelled() {
 
 #[test]
 fn pool_test_done_callback_raises_already_succeeded() {
-    alone("pool_test_done_callback_raises_already_succeeded", || {
-        let _watchdog = watchdog(180);
-        let reports = report_panics();
-        let gated = Gated::new(1);
-        // Here nothing of it is to be seen.
-        gated
-            .finished(6)
-            .on_done(|_| panic!("a callback said no, late"));
-        eventually(|| reports.lock().unwrap().len() == 1);
-        assert_eq!(*reports.lock().unwrap(), ["a callback said no, late"]);
-        assert_eq!(gated.finished(8).wait().unwrap(), 4);
-    });
+    let _watchdog = watchdog(180);
+    let world = world!();
+    let reports = reports_of_panics();
+    let gated = Gated::new(&world, 1);
+    // Here nothing of it is to be seen.
+    gated
+        .finished(6)
+        .on_done(|_| panic!("a callback said no, late"));
+    eventually(|| reports("a callback said no, late") == 1);
+    assert_eq!(gated.finished(8).wait().unwrap(), 4);
 }
 
 /// Also a job that runs can be cancelled.
 #[test]
 fn pool_test_cancel() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let running = gated.running(2);
     let pending = gated.submit(4);
     // Twice is as good as once.
@@ -450,7 +314,8 @@ fn pool_test_cancel() {
 #[test]
 fn pool_test_cancelled() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let is_cancelled = |job: Job<u64>| match job.try_get() {
         Ok(result) => result.is_err_and(|error| error.task().unwrap().is_cancelled()),
         Err(_not_done) => false,
@@ -466,7 +331,8 @@ fn pool_test_cancelled() {
 #[test]
 fn pool_test_result_with_timeout() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let finished = gated.finished(2);
     let failed = gated.finished(3);
     let running = gated.running(4);
@@ -482,7 +348,7 @@ fn pool_test_result_with_timeout() {
     let zero = Duration::ZERO;
     let running = running.wait_timeout(zero).unwrap_err();
     let pending = pending.wait_timeout(zero).unwrap_err();
-    gated.go.close();
+    gated.go.close().sure();
     assert_eq!(running.wait().unwrap(), 2);
     assert_eq!(pending.wait().unwrap(), 3);
 }
@@ -502,7 +368,8 @@ impl Wake for Woken {
 #[test]
 fn pool_test_result_with_cancel() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let mut job = gated.running(2);
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(woken.clone());
@@ -528,7 +395,8 @@ fn pool_test_result_with_cancel() {
 #[test]
 fn pool_test_first_completed() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(2);
+    let world = world!();
+    let gated = Gated::new(&world, 2);
     let slow = gated.running(2);
     let quick = gated.pool.submit(half, (8,)).unwrap();
     let mut done = mp::as_completed([slow, quick]);
@@ -540,7 +408,8 @@ fn pool_test_first_completed() {
 #[test]
 fn pool_test_first_completed_some_already_completed() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let finished = gated.finished(8);
     let running = gated.running(2);
     let cancelled = gated.cancelled();
@@ -558,10 +427,11 @@ fn pool_test_first_completed_some_already_completed() {
 #[test]
 fn pool_test_first_exception_some_already_complete() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(3);
+    let world = world!();
+    let gated = Gated::new(&world, 3);
     let finished = gated.finished(2);
     let failing = gated.running(3);
-    let go = Queue::new().unwrap();
+    let go = world.queue();
     let arguments = (4, gated.started.clone(), go.clone());
     let slow = gated.pool.submit(wait_for, arguments).unwrap();
     assert_eq!(gated.started.get().unwrap(), 4);
@@ -572,14 +442,15 @@ fn pool_test_first_exception_some_already_complete() {
     let error = error.unwrap_err();
     assert_eq!(error.task().unwrap().message(), Some("3 is odd"));
     assert_eq!(done.len(), 1);
-    go.close();
+    go.close().sure();
     assert_eq!(done.next().unwrap().1.unwrap(), 2);
 }
 
 #[test]
 fn pool_test_first_exception_one_already_failed() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let failed = gated.finished(3);
     let running = gated.running(2);
     let mut done = mp::as_completed([running, failed]);
@@ -593,7 +464,8 @@ fn pool_test_first_exception_one_already_failed() {
 #[test]
 fn pool_test_timeout() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(1);
+    let world = world!();
+    let gated = Gated::new(&world, 1);
     let finished = [gated.finished(2), gated.finished(4)];
     let running = gated.running(6);
     let pending = gated.submit(8);
@@ -607,7 +479,7 @@ fn pool_test_timeout() {
     }
     assert!(Instant::now() >= end);
     assert_eq!(done, [1, 2]);
-    gated.go.close();
+    gated.go.close().sure();
     let rest: Vec<_> = mp::wait_all(not_done)
         .into_iter()
         .map(Result::unwrap)
@@ -618,7 +490,8 @@ fn pool_test_timeout() {
 #[test]
 fn pool_test_no_timeout() {
     let _watchdog = watchdog(180);
-    let gated = Gated::new(2);
+    let world = world!();
+    let gated = Gated::new(&world, 2);
     let jobs = vec![
         gated.running(4),
         gated.finished(2),
@@ -634,7 +507,7 @@ fn pool_test_no_timeout() {
     }
     places.sort_unstable();
     assert_eq!(places, [1, 2, 4]);
-    gated.go.close();
+    gated.go.close().sure();
     let mut rest: Vec<_> = done
         .map(|(place, result)| (place, result.unwrap()))
         .collect();
