@@ -52,7 +52,7 @@ impl Server {
         configuration: &str,
         prepare: impl FnOnce(&Path),
     ) -> Option<Self> {
-        let program = program()?;
+        let program = server_program()?;
         let directory = tempfile::tempdir().expect("a directory of its own");
         prepare(directory.path());
         let (port, monitor) = (free_port(), free_port());
@@ -120,7 +120,7 @@ impl Server {
 
     /// Starts it again, with what it has kept.
     pub(crate) fn restart(&mut self) {
-        let program = program().expect("it was there before");
+        let program = server_program().expect("it was there before");
         self.process = run(
             program,
             &self.address,
@@ -286,7 +286,7 @@ fn run(
 }
 
 /// The server's program, found or fetched once.
-fn program() -> Option<&'static Path> {
+pub(crate) fn server_program() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));

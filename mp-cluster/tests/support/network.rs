@@ -66,10 +66,7 @@ impl Network {
 
     /// A command that runs a program on a machine.
     pub(crate) fn command(&self, machine: usize, program: &Path) -> Command {
-        let mut command = mp_cluster::command("ip");
-        command.args(["netns", "exec", &self.names[machine]]);
-        command.arg(program);
-        command
+        run_in(&self.names[machine], program)
     }
 
     /// Cuts a machine off.
@@ -83,6 +80,74 @@ impl Network {
     }
 }
 
+/// Machines on a switch of their own: each reaches the others, and nothing else. This one reaches none.
+/// They end with the test, and so does all that runs on them.
+pub(crate) struct Island {
+    /// The names of the namespaces; the first is the switch's.
+    names: Vec<String>,
+}
+
+impl Island {
+    /// Makes one with so many machines, whose addresses are `10.0.0.1` and the following; where that is
+    /// not permitted it says so, and the test is skipped.
+    pub(crate) fn new(machines: usize) -> Option<Self> {
+        let mut island = Self { names: Vec::new() };
+        let made = (0..=machines).try_for_each(|number| island.add(number));
+        if let Err(why) = made {
+            eprintln!("skipped: no network of namespaces can be made here: {why}");
+            return None;
+        }
+        Some(island)
+    }
+
+    /// Adds the switch, or a machine.
+    fn add(&mut self, number: usize) -> Result<(), String> {
+        let name = format!("mp{}-island{number}", std::process::id());
+        ip(&["netns", "add", &name])?;
+        self.names.push(name.clone());
+        ip(&["-n", &name, "link", "set", "lo", "up"])?;
+        let switch = &self.names[0];
+        if number == 0 {
+            ip(&["-n", switch, "link", "add", "switch", "type", "bridge"])?;
+            return ip(&["-n", switch, "link", "set", "switch", "up"]);
+        }
+        let (port, address) = (format!("port{number}"), format!("10.0.0.{number}/24"));
+        ip(&[
+            "-n", switch, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns",
+            &name,
+        ])?;
+        ip(&["-n", switch, "link", "set", &port, "master", "switch", "up"])?;
+        ip(&["-n", &name, "address", "add", &address, "dev", "eth0"])?;
+        ip(&["-n", &name, "link", "set", "eth0", "up"])
+    }
+
+    /// A command that runs a program on a machine, of which 1 is the first.
+    pub(crate) fn command(&self, machine: usize, program: &Path) -> Command {
+        run_in(&self.names[machine], program)
+    }
+}
+
+impl Drop for Island {
+    fn drop(&mut self) {
+        for name in &self.names {
+            if let Ok(pids) = ip_says(&["netns", "pids", name]) {
+                for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                    // SAFETY: takes integers. Who is in it was started there.
+                    unsafe { libc::kill(pid, libc::SIGKILL) };
+                }
+            }
+            let _ = ip(&["netns", "delete", name]);
+        }
+    }
+}
+
+fn run_in(namespace: &str, program: &Path) -> Command {
+    let mut command = mp_cluster::command("ip");
+    command.args(["netns", "exec", namespace]);
+    command.arg(program);
+    command
+}
+
 impl Drop for Network {
     fn drop(&mut self) {
         for name in &self.names {
@@ -93,10 +158,14 @@ impl Drop for Network {
 }
 
 fn ip(arguments: &[&str]) -> Result<(), String> {
+    ip_says(arguments).map(drop)
+}
+
+fn ip_says(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new("ip").args(arguments).output();
     let output = output.map_err(|error| format!("ip (of iproute2): {error}"))?;
     match output.status.success() {
-        true => Ok(()),
+        true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
     }
 }
