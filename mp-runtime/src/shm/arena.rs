@@ -383,6 +383,15 @@ impl Arena {
         unsafe { std::slice::from_raw_parts(place.as_ptr(), len.min(block.capacity)) }
     }
 
+    /// Says that the first `len` bytes of a block are about to be read; see [`Region::expect_reads`].
+    #[inline]
+    pub(crate) fn expect_reads(&self, id: BlockId, len: usize) {
+        if id.unit() < self.units {
+            self.region
+                .expect_reads(self.offset(id.unit()), len.min(UNIT));
+        }
+    }
+
     /// What the block holds, for its release.
     pub(crate) fn set_tag(&self, id: BlockId, tag: Tag) {
         // Release: who finds the tag finds the table that it announces.

@@ -118,6 +118,27 @@ impl Region {
         unsafe { self.mapping.base().add(offset as usize) }
     }
 
+    /// Says that the bytes of a place are about to be read: then the processor may fetch them from where
+    /// another one has written them. A hint, which may be wrong and costs hardly more than a few
+    /// instructions for each line.
+    ///
+    /// # Panics
+    ///
+    /// Panics if they would reach beyond the end.
+    #[inline]
+    pub(crate) fn expect_reads(&self, offset: u64, len: usize) {
+        let place = self.pointer(offset, len);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        for line in (0..len).step_by(64) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let line = place.as_ptr().wrapping_add(line).cast();
+            // SAFETY: it reads nothing that the program could see, and does not fail.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = place;
+    }
+
     /// The offset of an object, if it lies in this region.
     pub(crate) fn offset_of<T>(&self, object: &T) -> Option<u64> {
         let base = self.mapping.base().as_ptr() as usize;

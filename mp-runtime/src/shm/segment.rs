@@ -72,6 +72,8 @@ enum Kind {
 }
 
 const HEADER: u64 = 8;
+/// Bytes of the next value that are fetched ahead of its getter.
+const AHEAD: u64 = 1024;
 const JUMP_LEN: u64 = GRAIN;
 
 /// A value on its way in.
@@ -501,6 +503,7 @@ impl TakeSide {
                 });
                 at += record_len(24 + len);
                 count = 1;
+                self.expect_next(arena, at, items_of(before) + 1);
                 break;
             }
         }
@@ -540,6 +543,20 @@ impl TakeSide {
             self.free_passed(arena);
         }
         outside.unwrap_or(Taken::Inline)
+    }
+
+    /// Has the processor fetch the beginning of the value at `at`, before which so many were taken, if it
+    /// is there and has a block of its own: while the one before is copied. What follows it is
+    /// fetched ahead of the copy anyway, but not across the end of a block.
+    fn expect_next(&self, arena: &Arena, at: u64, items: u64) {
+        let seen = self.seen.load(Ordering::Relaxed);
+        if between(items, seen) == 0 || parse(load(arena, at)).0 != Kind::Outside as u32 {
+            return;
+        }
+        let len = load(arena, at + 8).min(AHEAD) as usize;
+        if let Some(block) = BlockId::from_bits(load(arena, at + 16)) {
+            arena.expect_reads(block, len);
+        }
     }
 
     /// Puts right what a dead holder of the take lock left half done. Blocks of a value that it
