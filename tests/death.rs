@@ -114,6 +114,8 @@ const POINTS: &[(&str, By)] = &[
     ("fork.ordered", By::ForkServer),
     ("fork.forked", By::ForkServer),
     ("fork.born", By::ForkServer),
+    ("fork.taken", By::ForkServer),
+    ("fork.asked", By::ForkServer),
     ("reap.dead", By::Burial),
     ("reap.woken", By::Burial),
     ("reap.counted", By::Burial),

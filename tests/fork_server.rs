@@ -49,20 +49,31 @@ fn ids() -> (u32, u32, u32, i32) {
     (std::process::id(), parent as u32, thread as u32, own)
 }
 
-/// The fork server: the one child that is none of `mp`'s active ones.
-fn server() -> u32 {
+/// The children that are none of `mp`'s active ones, the oldest first: the fork server, and the copy
+/// of it that waits for the next start.
+fn helpers() -> Vec<u32> {
     let active: Vec<u32> = mp::active_children()
         .iter()
         .map(|child| child.id())
         .collect();
-    let others: Vec<u32> = children()
+    let is_active = |pid: &u32| active.contains(pid);
+    children()
         .into_iter()
-        .filter(|pid| !active.contains(pid))
-        .collect();
-    let [server] = others[..] else {
-        panic!("which of {others:?} is the fork server?");
-    };
-    server
+        .filter(|pid| !is_active(pid))
+        .collect()
+}
+
+fn server() -> u32 {
+    match helpers()[..] {
+        [server] | [server, _] => server,
+        ref others => panic!("which of {others:?} is the fork server?"),
+    }
+}
+
+/// The copy that waits for the next start, which may be about to be made.
+fn copy_ahead() -> u32 {
+    eventually(|| helpers().len() == 2);
+    helpers()[1]
 }
 
 fn forked_sum(a: i32, b: i32) -> mp::Result<i32> {
@@ -212,7 +223,7 @@ fn preloaded_data_is_there_in_every_child() {
         assert_eq!(seen, Some((maker, what.clone())));
     }
     drop(pool);
-    eventually(|| children() == [maker]);
+    eventually(|| matches!(children()[..], [first, _copy] if first == maker));
     // One that died is replaced by one that has loaded it as well.
     send_signal(maker, libc::SIGKILL);
     eventually(|| children().is_empty());
@@ -360,6 +371,68 @@ fn server_that_is_killed_costs_no_process_and_is_replaced() {
 }
 
 #[test]
+fn copy_waits_for_the_next_start_from_the_second_child_on() {
+    let name = "copy_waits_for_the_next_start_from_the_second_child_on";
+    alone(name, || {
+        let _watchdog = watchdog(60);
+        assert_eq!(forked_sum(1, 2).unwrap(), 3);
+        // A program that starts one child has no process more for it.
+        assert_eq!(children(), [server()]);
+        assert_eq!(forked_sum(3, 4).unwrap(), 7);
+        let copy = copy_ahead();
+        assert_eq!(mp::active_children().len(), 0);
+        let child = Process::new(add, (5, 6)).start().unwrap();
+        assert_eq!(child.id(), copy);
+        assert_eq!(child.join().unwrap(), 11);
+        assert_ne!(copy_ahead(), copy);
+    });
+}
+
+#[test]
+fn copy_that_is_killed_while_it_waits_costs_nothing() {
+    alone("copy_that_is_killed_while_it_waits_costs_nothing", || {
+        let _watchdog = watchdog(60);
+        for _ in 0..2 {
+            assert_eq!(forked_sum(1, 2).unwrap(), 3);
+        }
+        for _ in 0..3 {
+            let (server, killed) = (server(), copy_ahead());
+            let end = support::pidfd(killed);
+            send_signal(killed, libc::SIGKILL);
+            assert!(support::wait_readable(&end, None));
+            assert_eq!(forked_sum(3, 4).unwrap(), 7);
+            // It was reaped, and there is another.
+            assert_ne!(copy_ahead(), killed);
+            eventually(|| children() == [server, copy_ahead()]);
+        }
+    });
+}
+
+#[test]
+fn copy_that_waits_ends_with_its_server() {
+    alone("copy_that_waits_ends_with_its_server", || {
+        let _watchdog = watchdog(60);
+        for _ in 0..2 {
+            assert_eq!(forked_sum(1, 2).unwrap(), 3);
+        }
+        copy_ahead();
+        send_signal(server(), libc::SIGKILL);
+        eventually(|| children().is_empty());
+        // So does that of one whose place another takes.
+        for _ in 0..2 {
+            assert_eq!(forked_sum(1, 2).unwrap(), 3);
+        }
+        let ends = [server(), copy_ahead()].map(support::pidfd);
+        mp::preload(load, ("something".to_owned(),)).unwrap();
+        assert_eq!(forked_sum(1, 2).unwrap(), 3);
+        for end in ends {
+            assert!(support::wait_readable(&end, None));
+        }
+        eventually(|| children().len() == 1);
+    });
+}
+
+#[test]
 fn nothing_is_left_of_many_children() {
     alone("nothing_is_left_of_many_children", || {
         let _watchdog = watchdog(120);
@@ -368,16 +441,19 @@ fn nothing_is_left_of_many_children() {
             let path = format!("/proc/{}/fd", server());
             std::fs::read_dir(path).unwrap().count()
         };
-        assert_eq!(forked_sum(0, 0).unwrap(), 0);
-        // Of the first child there may be something left for a moment longer, on either side.
-        let before = (descriptors(), of_server(), children());
+        for _ in 0..3 {
+            assert_eq!(forked_sum(0, 0).unwrap(), 0);
+        }
+        // Of the first children there may be something left for a moment longer, on either side.
+        let (server, _copy) = (server(), copy_ahead());
+        let before = (descriptors(), of_server());
         for round in 0..100 {
             assert_eq!(forked_sum(round, 1).unwrap(), round + 1);
         }
-        eventually(|| children() == before.2);
+        eventually(|| matches!(children()[..], [first, _copy] if first == server));
         // The server closes what it got after it has answered.
         eventually(|| descriptors() <= before.0 && of_server() <= before.1);
-        assert_eq!(children(), before.2);
+        assert_eq!(children().len(), 2);
         eventually(|| mp::__private::audit().unwrap().faults.is_empty());
     });
 }
@@ -393,9 +469,10 @@ fn hold(started: Queue<u32>) {
 #[ignore = "is run by server_and_children_end_with_their_program"]
 fn program_with_a_fork_server() {
     let started = Queue::new().unwrap();
+    assert_eq!(forked_sum(1, 2).unwrap(), 3);
     let _child = Process::new(hold, (started.clone(),)).start().unwrap();
-    let pids = [started.get().unwrap(), server()];
-    println!("pids: {} {}.", pids[0], pids[1]);
+    let pids = [started.get().unwrap(), server(), copy_ahead()];
+    println!("pids: {} {} {}.", pids[0], pids[1], pids[2]);
     std::thread::sleep(Duration::MAX);
 }
 

@@ -109,23 +109,48 @@ fn child_that_dies_at_its_birth_was_not_started() {
             assert!(error.to_string().contains("SIGKILL"), "{error}");
             settles_at(&before, books);
         }
-        // The server.
-        assert_eq!(children().len(), 1);
+        // The server, and a copy that died while nobody needed it.
+        assert!(children().len() <= 2);
     });
 }
 
-/// Its parent is killed with an order under way, or with a server that nobody has recorded.
+#[test]
+fn child_that_dies_with_its_order_was_not_started() {
+    let name = "child_that_dies_with_its_order_was_not_started";
+    let prepare = |command: &mut std::process::Command| {
+        command.env("MP_FAULT", "fork.taken");
+    };
+    alone_with(name, prepare, || {
+        let _watchdog = watchdog(60);
+        let before = books();
+        for n in 0..5 {
+            // The server makes its copies before they are told anything: each dies, and none of them while
+            // it waits.
+            let error = start(n).unwrap().join().unwrap_err();
+            assert!(
+                error.is_not_started() && !error.may_have_started(),
+                "{error}"
+            );
+            settles_at(&before, books);
+        }
+        assert_eq!(children().len(), 2);
+    });
+}
+
+/// Its parent is killed with an order or a copy under way, or with a server that nobody has recorded.
 #[test]
 fn parent_that_dies_leaves_neither_server_nor_child() {
     let name = "parent_that_dies_leaves_neither_server_nor_child";
     if is_alone(name) {
         run_alone(|| {
-            let _ = start(1).map(|child| child.join());
+            for n in 0..2 {
+                let _ = start(n).map(|child| child.join());
+            }
         });
         return;
     }
     let _watchdog = watchdog(60);
-    for point in ["fork.spawned", "fork.sent"] {
+    for point in ["fork.spawned", "fork.sent", "fork.asked"] {
         // Whoever of them lives holds the pipe's other end.
         let mut command = alone_command(name);
         command.env("MP_FAULT", point).env("RUST_BACKTRACE", "0");

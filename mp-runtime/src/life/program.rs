@@ -113,8 +113,8 @@ fn make() -> Result<&'static Program, Error> {
     Ok(PROGRAM.get_or_init(|| program))
 }
 
-/// Attaches a child to its program's arena; `me` is the slot that its parent reserved for it.
-pub(crate) fn attach(memory: OwnedFd, me: Holder) -> Result<&'static Program, Error> {
+/// Maps the arena of a child's program.
+pub(crate) fn map(memory: OwnedFd) -> Result<Region, Error> {
     let region = Region::map(memory)
         .map_err(|error| Error::memory("could not map the program's shared memory", error))?;
     let header: &Header = region.at(0);
@@ -123,6 +123,11 @@ pub(crate) fn attach(memory: OwnedFd, me: Holder) -> Result<&'static Program, Er
             "the shared memory has another layout".to_owned(),
         ));
     }
+    Ok(region)
+}
+
+/// Attaches a child to its program's arena; `me` is the slot that its parent reserved for it.
+pub(crate) fn attach(region: Region, me: Holder) -> Result<&'static Program, Error> {
     let program = Program::over(region, me)?;
     let slot = program.roster.my_slot();
     let generation = me.generation();

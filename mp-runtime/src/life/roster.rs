@@ -148,14 +148,6 @@ impl Roster {
         slot.pid.store(pid, Ordering::Release);
     }
 
-    /// Where in the arena the process id of a slot stands, for the kernel to write.
-    pub(crate) fn pid_place(&self, holder: Holder) -> u64 {
-        let slot = self.slot(holder.slot());
-        self.region
-            .offset_of(&slot.pid)
-            .expect("a slot lies in the arena")
-    }
-
     /// This thread's record, if there is room for one.
     #[inline]
     pub(crate) fn thread(&self) -> Option<&'static Thread> {

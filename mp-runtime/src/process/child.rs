@@ -13,10 +13,10 @@ use super::supervisor;
 use super::{method, zygote};
 use crate::error::Error;
 use crate::fault::fault;
-use crate::life::Program;
+use crate::life::{Program, program};
 use crate::pool::isolated::Isolated;
 use crate::shm::buffer::Buffer;
-use crate::shm::{BlockId, Owner};
+use crate::shm::{BlockId, Owner, Region};
 use crate::spans;
 use crate::sync::raw::{Holder, Peers};
 use crate::sys;
@@ -64,24 +64,22 @@ pub(crate) fn take_over(claim: &'static Claim) -> ! {
     if let Err(error) = check_build(claim) {
         refuse(socket.as_fd(), &error);
     }
-    begin(claim, socket)
-}
-
-/// As [`take_over`], in a copy of a fork server, which has seen that it is the right build.
-pub(super) fn take_over_copy(claim: &'static Claim) -> ! {
-    INIT_PASSED.store(claim.by_init, Ordering::Relaxed);
-    match sys::fd::inherited(claim.socket) {
-        Ok(socket) => begin(claim, socket),
-        Err(_) => sys::process::exit_now(REFUSED),
+    match claim.arena {
+        Some(arena) => begin(claim, socket, map_arena(arena)),
+        None => take_over_isolated(claim, socket),
     }
 }
 
+/// Maps the arena, which was inherited.
+pub(super) fn map_arena(arena: RawFd) -> Result<Region, Error> {
+    let arena = sys::fd::inherited(arena)
+        .map_err(|error| Error::system("the shared memory did not arrive", error))?;
+    program::map(arena)
+}
+
 /// Does what the parent wants, and ends.
-fn begin(claim: &Claim, socket: OwnedFd) -> ! {
-    let Some(arena) = claim.arena else {
-        take_over_isolated(claim, socket);
-    };
-    match shake_hands(claim, arena) {
+pub(super) fn begin(claim: &Claim, socket: OwnedFd, arena: Result<Region, Error>) -> ! {
+    match arena.and_then(|arena| shake_hands(claim, arena)) {
         Ok((program, message)) => {
             // The parent's end lives as long as the parent: its end of file is our death.
             if sys::signal::die_with(socket.as_fd()).is_err() {
@@ -97,7 +95,7 @@ fn begin(claim: &Claim, socket: OwnedFd) -> ! {
     }
 }
 
-/// As [`begin`], in a child that shares no memory with its parent.
+/// As [`take_over`], in a child that shares no memory with its parent.
 fn take_over_isolated(claim: &Claim, socket: OwnedFd) -> ! {
     let begin = || {
         let link = claim
@@ -137,12 +135,10 @@ pub(super) fn check_build(claim: &Claim) -> Result<(), Error> {
 }
 
 /// Makes sure that we are who the parent means, and finds out what it wants.
-fn shake_hands(claim: &Claim, arena: RawFd) -> Result<(&'static Program, Message), Error> {
+fn shake_hands(claim: &Claim, arena: Region) -> Result<(&'static Program, Message), Error> {
     fault!("child.claimed");
-    let arena: OwnedFd = sys::fd::inherited(arena)
-        .map_err(|error| Error::system("the shared memory did not arrive", error))?;
     let me = Holder::new(claim.slot, claim.generation);
-    let program = crate::life::program::attach(arena, me)?;
+    let program = program::attach(arena, me)?;
     fault!("child.attached");
     let message = message::collect(program, program.roster.my_slot())?;
     if let Some(environment) = &message.environment {

@@ -1,4 +1,5 @@
-//! The parent's half of a start by the fork server: keep one, and order children from it.
+//! The parent's half of a start by the fork server: keep one, ask it for copies, and make children of
+//! them.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -9,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::launcher;
-use super::order::{Answer, MOST_ANSWER, Order, Parts};
+use super::order::{Answer, MOST_ANSWER, Order, Parts, REQUEST};
 use super::running::Running;
 use super::spawn::{INIT_PASSED, Request, arguments, environment};
 use super::supervisor;
@@ -17,24 +18,22 @@ use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::life::program;
+use crate::life::program::existing;
+use crate::loom::AtomicU32;
+use crate::shm::Region;
 use crate::shm::buffer::Buffer;
-use crate::sync::raw::Holder;
 use crate::sys;
-use crate::sys::process::{Fingerprint, Spawn, Status, Tick};
+use crate::sys::process::{Spawn, Status, Tick};
 use crate::sys::startup::{Claim, Extra};
 use crate::task::{Arguments, TaskFn, assert_task, encode_arguments, registry};
 use crate::wire::transfer;
 
 /// A fork server and the way to it. Dropping it ends it.
 pub(super) struct Server {
-    /// Where it takes orders and answers.
+    /// Where it is asked for copies and answers.
     control: OwnedFd,
-    /// Held from an order to its answer.
-    turn: Mutex<()>,
     life: Arc<Life>,
     recipe: Arc<Recipe>,
-    /// The build that it is.
-    fingerprint: Fingerprint,
     /// The socket whose end of file is its end.
     _socket: OwnedFd,
 }
@@ -45,6 +44,38 @@ pub(super) struct Life {
     pid: u32,
     pidfd: OwnedFd,
     ended: Mutex<Option<Status>>,
+    /// Locked by whoever starts a child, until it is known whether there is one: callers take turns.
+    copies: Mutex<Copies>,
+}
+
+/// What a fork server has made, or is about to.
+#[derive(Debug)]
+struct Copies {
+    /// Memory that it has too, with one word: the process id of the last copy that was asked for, once
+    /// there is one. The kernel writes it before that runs.
+    place: Region,
+    /// Whether a child was made of a copy.
+    has_made: bool,
+    /// Our end of the socket to a copy that was asked for ahead, for the next child. There is one from the
+    /// second child on.
+    ahead: Option<OwnedFd>,
+}
+
+/// A copy that waits to be told which child it is to be, or that was told.
+struct Made {
+    pid: u32,
+    /// When it was made, if that is known.
+    tick: Option<Tick>,
+    socket: OwnedFd,
+}
+
+/// What became of a request for a copy.
+enum Outcome {
+    Made(Made),
+    /// The server could not, and why.
+    Failed(io::Error),
+    /// The server ended before.
+    Gone,
 }
 
 /// What a fork server is made of; one that died is replaced by one that is alike.
@@ -202,20 +233,22 @@ pub(super) fn launch(
     };
     supervisor::ensure().map_err(failed)?;
     let deadline = Deadline::after(timeout);
-    let before = Tick::now();
-    let pid = match server.order(&request, deadline) {
-        Ok(Some(pid)) => pid,
-        Ok(None) => {
+    let child = match server.order(&request, deadline).map_err(failed)? {
+        Some(child) => child,
+        None => {
             // It was gone before it was asked.
             let next = successor(server)?;
-            match next.order(&request, deadline).map_err(failed)? {
-                Some(pid) => pid,
-                None => return Err(failed(next.obituary())),
-            }
+            let child = next.order(&request, deadline).map_err(failed)?;
+            child.ok_or_else(|| failed(next.obituary()))?
         }
-        Err(error) => return Err(failed(error)),
     };
-    launcher::watch(pid, before, request).map_err(|error| {
+    let pid = child.pid;
+    let watch = || {
+        let running = (request.make)(pid, launcher::open(pid)?, child.socket);
+        supervisor::watch(&running)?;
+        Ok(running)
+    };
+    watch().map_err(|error| {
         sys::process::kill_unwatched(pid);
         Error::not_started("the process could not be watched", error)
     })
@@ -223,9 +256,14 @@ pub(super) fn launch(
 
 /// Ends the fork server, because this process does.
 pub(super) fn end() {
-    let server = current_state().server.take();
+    // A copy of this process made by `fork` has none, whatever it has of ours.
+    let server = match existing() {
+        Some(_) => current_state().server.take(),
+        None => return,
+    };
     if let Some(server) = server {
         server.life.kill();
+        server.life.end_copy();
     }
 }
 
@@ -233,8 +271,10 @@ impl Server {
     fn start(recipe: Arc<Recipe>) -> Result<Arc<Self>, Error> {
         let failed = |error| Error::not_started("could not start the fork server", error);
         let (control, their_control) = sys::fd::packet_pair().map_err(failed)?;
+        let place = Region::create("mp-copies", size_of::<AtomicU32>() as u64).map_err(failed)?;
         // Before it runs, so that nobody is waited for.
-        send_preload(control.as_fd(), recipe.preload.as_deref()).map_err(failed)?;
+        let preload = recipe.preload.as_deref();
+        send_recipe(control.as_fd(), place.memory(), preload).map_err(failed)?;
         let (socket, their_socket) = sys::fd::socket_pair().map_err(failed)?;
         let (path, fingerprint) = sys::process::executable().map_err(failed)?;
         let claim = Claim {
@@ -267,6 +307,11 @@ impl Server {
                     pid,
                     pidfd,
                     ended: Mutex::new(None),
+                    copies: Mutex::new(Copies {
+                        place,
+                        has_made: false,
+                        ahead: None,
+                    }),
                 });
                 supervisor::watch_server(&life)?;
                 Ok(life)
@@ -276,10 +321,8 @@ impl Server {
         .map_err(failed)?;
         Ok(Arc::new(Self {
             control,
-            turn: Mutex::default(),
             life,
             recipe,
-            fingerprint,
             _socket: socket,
         }))
     }
@@ -289,83 +332,101 @@ impl Server {
         &self.recipe.envp
     }
 
-    /// The build that its children are.
-    pub(super) fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
-    }
-
-    /// Has a child made and returns its process id; `None` if the server was gone before.
-    fn order(&self, request: &Request, deadline: Deadline) -> io::Result<Option<u32>> {
-        let program = program().map_err(io::Error::other)?;
-        let holder = Holder::new(request.claim.slot, request.claim.generation);
-        let order = Order {
-            slot: holder.slot(),
-            generation: holder.generation(),
-            pid_place: program.roster.pid_place(holder),
-        };
-        let directory = sys::fd::working_directory()?;
-        let stream = |index: usize| {
-            let given = request.streams[index].theirs();
-            given.or_else(|| sys::fd::std_stream(index))
-        };
-        let parts = Parts {
-            socket: request.socket.as_fd(),
-            directory: directory.as_fd(),
-            region: request.region.as_ref().map(|region| region.memory()),
-            streams: [stream(0), stream(1), stream(2)],
-        };
-        let _turn = self
-            .turn
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner());
-        if self.life.has_ended() {
-            return Ok(None);
+    /// Has a copy become the child that is described; `None` if the server was gone before it was asked.
+    fn order(&self, request: &Request, deadline: Deadline) -> io::Result<Option<Made>> {
+        let mut copies = self.life.copies();
+        let mut child = None;
+        if let Some(socket) = copies.ahead.take() {
+            match self.outcome(&copies, socket, deadline)? {
+                Outcome::Made(made) => match made.become_child(request)? {
+                    Ok(made) => child = Some(made),
+                    // While it waited.
+                    Err(dead) => dead.end(),
+                },
+                // Tried again now.
+                Outcome::Failed(_) => {}
+                Outcome::Gone => return Ok(None),
+            }
         }
-        let bytes = order.to_bytes(&parts);
-        match sys::fd::send_packet(self.control.as_fd(), &bytes, &parts.fds()) {
-            Err(error) if is_gone(&error) => return Ok(None),
-            result => result?,
+        if child.is_none() {
+            let Some(socket) = self.ask(&copies)? else {
+                return Ok(None);
+            };
+            child = match self.outcome(&copies, socket, deadline)? {
+                // One that has died is a child that has: whoever waits for its end is told.
+                Outcome::Made(made) => {
+                    Some(made.become_child(request)?.unwrap_or_else(|dead| dead))
+                }
+                Outcome::Failed(why) => return Err(why),
+                Outcome::Gone => return Err(self.obituary()),
+            };
         }
         fault!("fork.sent");
-        let (answer, is_late) = self.answer(deadline)?;
-        // Written by the kernel when there was a child, so that this holds whatever became of the
-        // server.
-        let pid = program.roster.slot(holder.slot()).pid();
-        match answer {
-            Some(Answer::Made) | None if pid != 0 => Ok(Some(pid)),
-            Some(Answer::Failed(why)) => Err(io::Error::other(why)),
+        if copies.has_made {
+            // The child begins meanwhile. What fails is seen by who needs it.
+            copies.ahead = self.ask(&copies).unwrap_or(None);
+            fault!("fork.asked");
+        }
+        copies.has_made = true;
+        Ok(child)
+    }
+
+    /// Asks for a copy, and returns our end of its socket; `None` if the server is gone.
+    fn ask(&self, copies: &Copies) -> io::Result<Option<OwnedFd>> {
+        let (ours, theirs) = sys::fd::packet_pair()?;
+        // Relaxed: the message orders it.
+        copies.last_pid().store(0, Ordering::Relaxed);
+        match sys::fd::send_packet(self.control.as_fd(), &REQUEST, &[theirs.as_fd()]) {
+            Err(error) if is_gone(&error) => Ok(None),
+            result => result.map(|()| Some(ours)),
+        }
+    }
+
+    /// What became of the last copy that was asked for.
+    fn outcome(&self, copies: &Copies, socket: OwnedFd, deadline: Deadline) -> io::Result<Outcome> {
+        let (answer, is_late) = self.answer(deadline);
+        // Acquire: after the answer, or the end of the server. Written by the kernel when there was a
+        // copy, so that this holds whatever became of the server.
+        let pid = copies.last_pid().load(Ordering::Acquire);
+        let tick = match answer {
+            Some(Answer::Made(tick)) => tick,
+            None => None,
+            Some(Answer::Failed(why)) => return Ok(Outcome::Failed(io::Error::other(why))),
             Some(Answer::Unfit(why)) => {
                 // The next start tries with another.
                 self.life.kill();
-                Err(io::Error::other(why))
+                return Err(io::Error::other(why));
             }
-            Some(Answer::Made) | None if is_late => Err(self.reproach()),
-            Some(Answer::Made) | None => Err(self.obituary()),
+        };
+        match pid {
+            0 if is_late => Err(self.reproach()),
+            0 => Ok(Outcome::Gone),
+            _ => Ok(Outcome::Made(Made { pid, tick, socket })),
         }
     }
 
-    /// What the server says to an order, `None` if it died, and whether it said nothing in time: then
-    /// it is killed, so that it does not make a child that nobody expects any more.
-    fn answer(&self, deadline: Deadline) -> io::Result<(Option<Answer>, bool)> {
-        let both = [self.control.as_fd(), self.life.pidfd.as_fd()];
-        let is_late = !sys::fd::wait_readable(&both, deadline.remaining())?;
-        if is_late {
-            self.life.kill();
-        }
-        Ok((self.last_words()?, is_late))
-    }
-
-    /// What the server has said, if it has.
-    fn last_words(&self) -> io::Result<Option<Answer>> {
-        let control = self.control.as_fd();
-        if sys::fd::wait_readable(&[control], Some(Duration::ZERO))?
-            && let Ok(Some((bytes, _))) = sys::fd::receive_packet(control, MOST_ANSWER)
+    /// What the server says to what it was asked, `None` if it died, and whether it said nothing in time:
+    /// then it is killed, so that it does not make a copy that nobody expects any more.
+    fn answer(&self, deadline: Deadline) -> (Option<Answer>, bool) {
+        let mut room = [0; MOST_ANSWER];
+        let mut said = sys::fd::receive_now(self.control.as_fd(), &mut room);
+        let mut is_late = false;
+        if let Err(error) = &said
+            && error.kind() == io::ErrorKind::WouldBlock
         {
-            return Ok(Some(Answer::parse(&bytes)));
+            let both = [self.control.as_fd(), self.life.pidfd()];
+            is_late = !sys::fd::wait_readable(&both, deadline.remaining()).unwrap_or(false);
+            if is_late {
+                self.life.kill();
+            }
+            said = sys::fd::receive_now(self.control.as_fd(), &mut room);
+        }
+        if let Ok(len @ 1..) = said {
+            return (Some(Answer::parse(&room[..len])), is_late);
         }
         // What it made, it has made by now.
         self.life.wait();
-        Ok(None)
+        (None, is_late)
     }
 
     /// Why it was killed.
@@ -404,10 +465,14 @@ fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-/// Tells a server what to call before anything else.
-fn send_preload(control: BorrowedFd<'_>, preload: Option<&Preload>) -> io::Result<()> {
+/// Tells a server where its copies' process ids are written, and what to call before it makes any.
+fn send_recipe(
+    control: BorrowedFd<'_>,
+    place: BorrowedFd<'_>,
+    preload: Option<&Preload>,
+) -> io::Result<()> {
     let Some(preload) = preload else {
-        return sys::fd::send_packet(control, &[0], &[]);
+        return sys::fd::send_packet(control, &[0], &[place]);
     };
     let mut bytes = vec![1];
     bytes.extend_from_slice(preload.task.as_bytes());
@@ -415,12 +480,75 @@ fn send_preload(control: BorrowedFd<'_>, preload: Option<&Preload>) -> io::Resul
     let mut memory = File::from(sys::memory::create_memory("mp-preload", len)?);
     memory.write_all(&preload.arguments)?;
     memory.rewind()?;
-    sys::fd::send_packet(control, &bytes, &[memory.as_fd()])
+    sys::fd::send_packet(control, &bytes, &[place, memory.as_fd()])
+}
+
+impl Copies {
+    fn last_pid(&self) -> &AtomicU32 {
+        self.place.at(0)
+    }
+}
+
+impl Made {
+    /// Tells it which child it is to be; gives it back where it has died.
+    fn become_child(self, request: &Request) -> io::Result<Result<Self, Self>> {
+        // Before it can do anything.
+        launcher::record(request.holder, self.pid, self.tick);
+        match self.send(request) {
+            Ok(()) => Ok(Ok(self)),
+            Err(error) if is_gone(&error) => Ok(Err(self)),
+            Err(error) => {
+                self.end();
+                Err(error)
+            }
+        }
+    }
+
+    fn send(&self, request: &Request) -> io::Result<()> {
+        let order = Order {
+            slot: request.holder.slot(),
+            generation: request.holder.generation(),
+        };
+        let directory = sys::fd::working_directory()?;
+        let stream = |index: usize| {
+            let given = request.streams[index].theirs();
+            given.or_else(|| sys::fd::std_stream(index))
+        };
+        let parts = Parts {
+            directory: directory.as_fd(),
+            region: request.region.as_ref().map(|region| region.memory()),
+            streams: [stream(0), stream(1), stream(2)],
+        };
+        sys::fd::send_packet(self.socket.as_fd(), &order.to_bytes(&parts), &parts.fds())
+    }
+
+    /// Ends and reaps it.
+    fn end(self) {
+        sys::process::kill_unwatched(self.pid);
+    }
 }
 
 impl Life {
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+
+    fn copies(&self) -> MutexGuard<'_, Copies> {
+        // No user code runs under this lock, and what it guards is whole after each step.
+        self.copies
+            .lock()
+            .unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Ends the copy that was asked for ahead, if there is one. The server has ended.
+    pub(super) fn end_copy(&self) {
+        let mut copies = self.copies();
+        if copies.ahead.take().is_some() {
+            match copies.last_pid().load(Ordering::Acquire) {
+                0 => {}
+                pid => sys::process::kill_unwatched(pid),
+            }
+        }
     }
 
     fn has_ended(&self) -> bool {

@@ -5,11 +5,12 @@
 //! the launcher would have to be woken for it.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::running::Running;
-use super::spawn::{Request, arguments};
+use super::spawn::{Execution, Request, arguments};
 use super::supervisor;
 use crate::fault::fault;
 use crate::life::program::existing;
@@ -20,8 +21,8 @@ use crate::sys::process::{Spawn, Tick};
 type Order = Box<dyn FnOnce() + Send>;
 
 /// Has a child started and watched.
-pub(super) fn launch(request: Request) -> io::Result<Arc<Running>> {
-    run(move || start(request))
+pub(super) fn launch(request: Request, execution: Execution) -> io::Result<Arc<Running>> {
+    run(move || start(request, execution))
 }
 
 /// Runs `start` on the thread whose children's lives are tied to this process.
@@ -64,48 +65,45 @@ fn take(orders: Receiver<Order>) {
     }
 }
 
-fn start(mut request: Request) -> io::Result<Arc<Running>> {
-    request.envp.push(request.claim.to_variable());
+fn start(request: Request, mut execution: Execution) -> io::Result<Arc<Running>> {
+    execution.envp.push(execution.claim.to_variable());
     let before = Tick::now();
     let pid = sys::process::spawn(&Spawn {
-        path: request.path.as_deref().unwrap_or_default(),
+        path: &execution.path,
         argv: arguments(),
-        envp: &request.envp,
+        envp: &execution.envp,
         stdio: request.streams.each_ref().map(|stream| stream.theirs()),
-        inherit: &request.inherited(),
+        inherit: &execution.inherited(request.region.as_deref()),
     })?;
     fault!("start.spawned");
+    let watch = || {
+        let pidfd = open(pid)?;
+        record(request.holder, pid, before.if_now());
+        // The kernel takes it before us if memory is short.
+        sys::process::raise_oom_score(pid);
+        let running = (request.make)(pid, pidfd, execution.ours);
+        supervisor::watch(&running)?;
+        Ok(running)
+    };
     // A child that can't be watched would end unseen, and in a slot that is free for another.
-    watch(pid, before, request).inspect_err(|_| sys::process::kill_unwatched(pid))
+    watch().inspect_err(|_| sys::process::kill_unwatched(pid))
 }
 
-/// Records and watches a child that was made since `before`.
-pub(super) fn watch(pid: u32, before: Tick, request: Request) -> io::Result<Arc<Running>> {
+/// A descriptor that becomes readable at the end of a child of ours.
+pub(super) fn open(pid: u32) -> io::Result<OwnedFd> {
     // Not reaped by us before we say so, so the number is still the child's.
-    let pidfd = match sys::process::pidfd_open(pid) {
-        Ok(pidfd) => {
-            record(pid, before, &request);
-            pidfd
-        }
+    match sys::process::pidfd_open(pid) {
         // It has ended, and other code of this program has reaped it, or the kernel where SIGCHLD is
         // ignored. A socket whose other end is closed is as readable as its pidfd would be.
-        Err(error) if error.raw_os_error() == Some(sys::ESRCH) => sys::fd::socket_pair()?.0,
-        Err(error) => return Err(error),
-    };
-    let running = (request.make)(pid, pidfd);
-    supervisor::watch(&running)?;
-    Ok(running)
+        Err(error) if error.raw_os_error() == Some(sys::ESRCH) => Ok(sys::fd::socket_pair()?.0),
+        result => result,
+    }
 }
 
-/// Tells everybody which process it is, and the kernel to take it before us if memory is short.
-fn record(pid: u32, before: Tick, request: &Request) {
+/// Tells everybody which process a child is, which may be known to have started in one tick.
+pub(super) fn record(holder: Holder, pid: u32, only: Option<Tick>) {
     if let Some(program) = existing() {
-        let start_time = sys::process::start_time_since(pid, before).unwrap_or(0);
-        let holder = Holder::new(request.claim.slot, request.claim.generation);
+        let start_time = sys::process::start_time_within(pid, only).unwrap_or(0);
         program.roster.record_process(holder, pid, start_time);
-    }
-    // The child of a fork server has its maker's.
-    if request.path.is_some() {
-        sys::process::raise_oom_score(pid);
     }
 }

@@ -14,7 +14,8 @@ pub enum StartMethod {
     /// A copy is made of a process that does nothing else: the fork server, which is this program
     /// executed again when it is first needed, once for each process that starts children so. That
     /// takes a fraction of the time, above all in a large program, and a child has at once what was
-    /// [preloaded](crate::preload).
+    /// [preloaded](crate::preload). From the second child on, one copy is made ahead and waits for the
+    /// next start: a process more, which ends with the fork server.
     ///
     /// The child is one of this process, and all is as with [`Spawn`](Self::Spawn), but that it has
     /// from the fork server, as that was when it began: its umask, limits that were not asked for,

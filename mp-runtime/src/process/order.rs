@@ -1,25 +1,26 @@
-//! What a fork server is told, and what it answers.
+//! What a fork server answers, and what a copy of it is told.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::sys::process::Tick;
 
 /// Bytes of the name of a preload task, and of an answer, at most.
 pub(super) const MOST_NAME: usize = 64 * 1024;
 pub(super) const MOST_ANSWER: usize = 4096;
 
-/// The child that is to be made.
+/// What the server is asked for a copy by, with the copy's end of its socket.
+pub(super) const REQUEST: [u8; 1] = *b"c";
+
+/// The child that a copy is to be: its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) slot: u32,
     pub(super) generation: u32,
-    /// Where in the arena the kernel is to write the child's process id.
-    pub(super) pid_place: u64,
 }
 
 /// The descriptors that go with an order.
 #[derive(Debug)]
 pub(super) struct Parts<Fd> {
-    /// The child's end of the socket between it and its parent.
-    pub(super) socket: Fd,
     /// The directory that it begins in.
     pub(super) directory: Fd,
     /// A pool's memory.
@@ -32,7 +33,7 @@ pub(super) struct Parts<Fd> {
 const REGION: u8 = 1 << 3;
 
 impl Order {
-    pub(super) const LEN: usize = 17;
+    pub(super) const LEN: usize = 9;
 
     pub(super) fn to_bytes(self, parts: &Parts<BorrowedFd<'_>>) -> [u8; Order::LEN] {
         let mut present = if parts.region.is_some() { REGION } else { 0 };
@@ -41,8 +42,7 @@ impl Order {
         }
         let mut bytes = [present; Order::LEN];
         bytes[1..5].copy_from_slice(&self.slot.to_le_bytes());
-        bytes[5..9].copy_from_slice(&self.generation.to_le_bytes());
-        bytes[9..].copy_from_slice(&self.pid_place.to_le_bytes());
+        bytes[5..].copy_from_slice(&self.generation.to_le_bytes());
         bytes
     }
 
@@ -51,17 +51,15 @@ impl Order {
         let bytes: &[u8; Order::LEN] = bytes.try_into().ok()?;
         let (present, rest) = bytes.split_first()?;
         let (slot, rest) = rest.split_first_chunk()?;
-        let (generation, rest) = rest.split_first_chunk()?;
+        let generation = rest.first_chunk()?;
         let order = Order {
             slot: u32::from_le_bytes(*slot),
             generation: u32::from_le_bytes(*generation),
-            pid_place: u64::from_le_bytes(*rest.first_chunk()?),
         };
         let mut fds = fds.into_iter();
-        let (socket, directory) = (fds.next()?, fds.next()?);
+        let directory = fds.next()?;
         let mut next_if = |bit: u8| (present & bit != 0).then(|| fds.next()).flatten();
         let parts = Parts {
-            socket,
             directory,
             region: next_if(REGION),
             streams: [next_if(1), next_if(2), next_if(4)],
@@ -74,28 +72,31 @@ impl<'a> Parts<BorrowedFd<'a>> {
     /// In the order in which they travel.
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'a>> {
         let optional = [self.region].into_iter().chain(self.streams);
-        [self.socket, self.directory]
+        [self.directory]
             .into_iter()
             .chain(optional.flatten())
             .collect()
     }
 }
 
-/// What the server answers to an order.
+/// What the server answers when it is asked for a copy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The child was made.
-    Made,
+    /// It was made, and in that tick, if it is known to have been in one.
+    Made(Option<Tick>),
     /// It could not be, and this is why.
     Failed(String),
-    /// No child will be: the server is unfit, and this is why.
+    /// None will be: the server is unfit, and this is why.
     Unfit(String),
 }
 
 impl Answer {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let (tag, text) = match self {
-            Answer::Made => (b'm', ""),
+            Answer::Made(tick) => {
+                let tick = tick.map_or(0, Tick::number).to_le_bytes();
+                return [&[b'm'][..], &tick].concat();
+            }
             Answer::Failed(text) => (b'f', text.as_str()),
             Answer::Unfit(text) => (b'u', text.as_str()),
         };
@@ -107,7 +108,10 @@ impl Answer {
     pub(super) fn parse(bytes: &[u8]) -> Answer {
         let text = |text| String::from_utf8_lossy(text).into_owned();
         match bytes {
-            [b'm'] => Answer::Made,
+            [b'm', tick @ ..] => {
+                let tick = tick.try_into().map_or(0, u64::from_le_bytes);
+                Answer::Made((tick != 0).then_some(Tick::from_number(tick)))
+            }
             [b'f', why @ ..] => Answer::Failed(text(why)),
             [b'u', why @ ..] => Answer::Unfit(text(why)),
             _ => Answer::Failed("it gave an answer that makes no sense".to_owned()),
@@ -126,18 +130,16 @@ mod tests {
         let order = Order {
             slot: 3,
             generation: 70_000,
-            pid_place: 1 << 40,
         };
         let fd = || crate::sys::fd::event_counter().unwrap();
-        let all = [fd(), fd(), fd(), fd()];
+        let all = [fd(), fd(), fd()];
         let parts = Parts {
-            socket: all[0].as_fd(),
-            directory: all[1].as_fd(),
-            region: Some(all[2].as_fd()),
-            streams: [None, Some(all[3].as_fd()), None],
+            directory: all[0].as_fd(),
+            region: Some(all[1].as_fd()),
+            streams: [None, Some(all[2].as_fd()), None],
         };
         let bytes = order.to_bytes(&parts);
-        assert_eq!(parts.fds().len(), 4);
+        assert_eq!(parts.fds().len(), 3);
         let (read, parts) = Order::parse(&bytes, all.into()).unwrap();
         assert_eq!(read, order);
         assert!(parts.region.is_some());
@@ -152,7 +154,8 @@ mod tests {
     #[test]
     fn an_answer_is_read_as_it_was_written() {
         for answer in [
-            Answer::Made,
+            Answer::Made(None),
+            Answer::Made(Some(Tick::now())),
             Answer::Failed("no memory".to_owned()),
             Answer::Unfit(String::new()),
         ] {

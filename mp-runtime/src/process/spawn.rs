@@ -1,7 +1,7 @@
 //! The parent's half of a start: reserve a slot, describe the work, have the launcher start it.
 
 use std::ffi::{CString, OsString};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -23,6 +23,7 @@ use crate::shm::buffer::Buffer;
 use crate::shm::table::MAX_PROCESSES;
 use crate::shm::{BlockId, Region};
 use crate::spans;
+use crate::sync::raw::Holder;
 use crate::sys::startup::{Claim, Extra, VARIABLE};
 use crate::wire::transfer::Sent;
 
@@ -95,22 +96,29 @@ pub(crate) enum Job {
     },
 }
 
-/// What the launcher is handed.
+/// What every child is made of.
 pub(super) struct Request {
     /// The child's name.
     pub(super) name: String,
-    /// What is executed; nothing if the fork server is to make it.
-    pub(super) path: Option<CString>,
-    pub(super) claim: Claim,
-    pub(super) socket: OwnedFd,
+    /// Its slot.
+    pub(super) holder: Holder,
     /// Kept open until the child has its copies.
     pub(super) streams: [Stream; 3],
     pub(super) region: Option<Arc<Region>>,
+    /// Of its process id, a descriptor for that, and our end of its socket.
+    pub(super) make: Box<dyn FnOnce(u32, OwnedFd, OwnedFd) -> Arc<Running> + Send>,
+}
+
+/// What a child is made of for which the program is executed, and not forked.
+pub(super) struct Execution {
+    pub(super) path: CString,
+    pub(super) claim: Claim,
+    /// Both ends of the socket between it and us.
+    pub(super) ours: OwnedFd,
+    pub(super) theirs: OwnedFd,
     /// The socket of a child that gets no shared memory.
     pub(super) link: Option<OwnedFd>,
-    /// Its environment, unless it is forked: then the message has that.
     pub(super) envp: Vec<CString>,
-    pub(super) make: Box<dyn FnOnce(u32, OwnedFd) -> Arc<Running> + Send>,
 }
 
 /// Starts a child. Its handshake is the supervisor's to see.
@@ -148,12 +156,6 @@ pub(crate) fn start(
         open(stderr, Direction::FromChild)?,
     ];
     let ours = streams.each_mut().map(|stream| stream.ours.take());
-    let (socket, their_socket) = crate::sys::fd::packet_pair().map_err(|error| {
-        Error::not_started(
-            format!("process \"{name}\": could not make its socket"),
-            error,
-        )
-    })?;
     let envp = environment(&settings.env)?;
     let method = settings.start_method.unwrap_or_else(method::start_method);
     let server = match (method, &job) {
@@ -161,16 +163,16 @@ pub(crate) fn start(
         (_, Job::Isolated { .. }) | (StartMethod::Spawn, _) => None,
         (StartMethod::ForkServer, _) => Some(fork_server::current()?),
     };
-    let (path, fingerprint) = match &server {
-        Some(server) => (None, server.fingerprint()),
+    let executed = match &server {
+        Some(_) => None,
         None => {
-            let (path, own) = crate::sys::process::executable().map_err(|error| {
-                Error::not_started(
-                    format!("process \"{name}\": could not look at the program's file"),
-                    error,
-                )
-            })?;
-            (Some(path), own)
+            let failed = |what: &str| {
+                let text = format!("process \"{name}\": could not {what}");
+                |error| Error::not_started(text, error)
+            };
+            let sockets = crate::sys::fd::packet_pair().map_err(failed("make its socket"))?;
+            let file = crate::sys::process::executable();
+            Some((sockets, file.map_err(failed("look at the program's file"))?))
         }
     };
 
@@ -265,33 +267,36 @@ pub(crate) fn start(
     // They belong to the slot now.
     std::mem::forget(parts);
     fault!("start.posted");
-    let claim = Claim {
-        parent_pid: std::process::id(),
-        by_init: INIT_PASSED.load(Ordering::Relaxed),
-        socket: their_socket.as_raw_fd(),
-        arena: link.is_none().then(|| program.memory().as_raw_fd()),
-        slot: holder.slot(),
-        generation: holder.generation(),
-        fingerprint,
-        extra: match &link {
-            Some(link) => Some(Extra::Pool(link.as_raw_fd())),
-            None => region
-                .as_ref()
-                .map(|region| Extra::Pool(region.memory().as_raw_fd())),
+    let execution = executed.map(|((ours, theirs), (path, fingerprint))| Execution {
+        path,
+        claim: Claim {
+            parent_pid: std::process::id(),
+            by_init: INIT_PASSED.load(Ordering::Relaxed),
+            socket: theirs.as_raw_fd(),
+            arena: link.is_none().then(|| program.memory().as_raw_fd()),
+            slot: holder.slot(),
+            generation: holder.generation(),
+            fingerprint,
+            extra: match &link {
+                Some(link) => Some(Extra::Pool(link.as_raw_fd())),
+                None => region
+                    .as_ref()
+                    .map(|region| Extra::Pool(region.memory().as_raw_fd())),
+            },
         },
-    };
+        ours,
+        theirs,
+        link,
+        envp,
+    });
     let start_timeout = settings.start_timeout;
     let make_name = name.clone();
     let request = Request {
         name: name.clone(),
-        path,
-        claim,
-        socket: their_socket,
+        holder,
         streams,
         region,
-        link,
-        envp,
-        make: Box::new(move |pid, pidfd| {
+        make: Box::new(move |pid, pidfd, socket| {
             Arc::new(Running::new(
                 make_name,
                 task,
@@ -307,14 +312,15 @@ pub(crate) fn start(
             ))
         }),
     };
-    let running = match server {
-        Some(server) => fork_server::launch(&server, request, start_timeout)?,
-        None => launcher::launch(request).map_err(|error| {
+    let running = match (server, execution) {
+        (Some(server), _) => fork_server::launch(&server, request, start_timeout)?,
+        (None, Some(execution)) => launcher::launch(request, execution).map_err(|error| {
             Error::not_started(
                 format!("process \"{name}\": could not execute the program again"),
                 error,
             )
         })?,
+        (None, None) => unreachable!("what is not forked is executed"),
     };
     std::mem::forget(reserved);
     spans::watch(&running);
@@ -324,7 +330,7 @@ pub(crate) fn start(
 /// A slot that is buried again unless the start succeeds.
 struct Reserved {
     program: &'static crate::life::Program,
-    holder: crate::sync::raw::Holder,
+    holder: Holder,
 }
 
 impl Drop for Reserved {
@@ -396,10 +402,10 @@ pub(super) fn environment(changes: &[(OsString, Option<OsString>)]) -> Result<Ve
         .collect())
 }
 
-impl Request {
-    /// The descriptors that the child gets under the numbers they have here.
-    pub(super) fn inherited(&self) -> Vec<std::os::fd::BorrowedFd<'_>> {
-        let mut all = vec![self.socket.as_fd()];
+impl Execution {
+    /// The descriptors that the child gets under the numbers they have here, a pool's memory among them.
+    pub(super) fn inherited<'a>(&'a self, region: Option<&'a Region>) -> Vec<BorrowedFd<'a>> {
+        let mut all = vec![self.theirs.as_fd()];
         if let Some(link) = &self.link {
             all.push(link.as_fd());
             return all;
@@ -407,7 +413,7 @@ impl Request {
         if let Ok(program) = program() {
             all.push(program.memory());
         }
-        if let Some(region) = &self.region {
+        if let Some(region) = region {
             all.push(region.memory());
         }
         all

@@ -382,6 +382,7 @@ fn handle_other(supervisor: &Supervisor, token: u64) {
         Some(Thing::ForkServer(server)) => {
             let _ = supervisor.poller.remove(server.pidfd());
             server.reap(true);
+            server.end_copy();
         }
         Some(Thing::Child(_) | Thing::Stderr(_)) | None => {}
     }

@@ -118,7 +118,7 @@ pub(crate) mod process {
             process::{
                 Tick, executable, exit_now, is_gone, is_main_thread, kill_unwatched, on_exit,
                 own_fingerprint, pidfd_open, pidfd_signal, raise_oom_score, reap, spawn,
-                start_time, start_time_since,
+                start_time, start_time_within,
             },
             rlimit::{limit, note_out_of_memory, out_of_memory_kills, own_memory, private_memory},
         },

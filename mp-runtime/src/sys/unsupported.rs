@@ -284,16 +284,28 @@ pub(crate) mod process {
         unsupported()
     }
 
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Tick;
 
     impl Tick {
         pub(crate) fn now() -> Tick {
             Tick
         }
+
+        pub(crate) fn if_now(self) -> Option<Tick> {
+            None
+        }
+
+        pub(crate) fn number(self) -> u64 {
+            0
+        }
+
+        pub(crate) fn from_number(_number: u64) -> Tick {
+            Tick
+        }
     }
 
-    pub(crate) fn start_time_since(_pid: u32, _before: Tick) -> io::Result<u64> {
+    pub(crate) fn start_time_within(_pid: u32, _only: Option<Tick>) -> io::Result<u64> {
         unsupported()
     }
 

@@ -81,11 +81,16 @@ pub(crate) fn affinity() -> io::Result<Vec<usize>> {
             Err(error) => return Err(error),
         }
     }
-    let is_set =
-        |cpu: &usize| words[cpu / Word::BITS as usize] >> (cpu % Word::BITS as usize) & 1 == 1;
-    Ok((0..words.len() * Word::BITS as usize)
-        .filter(is_set)
-        .collect())
+    let mut cpus = Vec::new();
+    // Bit by bit only where one is set: a set has room for many more than there are.
+    for (index, &word) in words.iter().enumerate() {
+        let mut left = word;
+        while left != 0 {
+            cpus.push(index * Word::BITS as usize + left.trailing_zeros() as usize);
+            left &= left - 1;
+        }
+    }
+    Ok(cpus)
 }
 
 /// Lets the calling thread, and what it starts from now on, run on these processors only.

@@ -218,11 +218,15 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>, pid: u32, block: bool) -> io::Result<O
     }
 }
 
-/// Kills a child of ours that was not reaped, waits for its end, and releases its id.
+/// Kills a child of ours, waits for its end, and releases its id.
 pub(crate) fn kill_unwatched(pid: u32) {
+    // An error means that other code of this program has reaped it, and the id may be another's.
+    let looks = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    if wait_for(libc::P_PID, pid, looks).is_err() {
+        return;
+    }
     // SAFETY: takes integers; `pid` is our child's until it is reaped, here.
     unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
-    // An error means that other code of this program has reaped it.
     let _ = wait_for(libc::P_PID, pid, libc::WEXITED);
 }
 
@@ -275,17 +279,33 @@ impl Tick {
         let tick = 1_000_000_000 / u64::try_from(per_second).unwrap_or(100).max(1);
         Tick((time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64) / tick)
     }
+
+    /// This tick, if it is not over.
+    pub(crate) fn if_now(self) -> Option<Tick> {
+        (Tick::now() == self).then_some(self)
+    }
+
+    /// Its number, which is not 0 once the machine has started.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The tick of that number.
+    pub(crate) fn from_number(number: u64) -> Tick {
+        Tick(number)
+    }
 }
 
-/// As [`start_time`], for a process that was started since `before`: if that is this same tick, there is
-/// no need to ask, which makes the kernel build an entry of `/proc` that it must take apart again.
-pub(crate) fn start_time_since(pid: u32, before: Tick) -> io::Result<u64> {
+/// As [`start_time`], for a process of which it may be known that it was started in `only` one tick: then
+/// there is no need to ask, which makes the kernel build an entry of `/proc` that it must take apart
+/// again.
+pub(crate) fn start_time_within(pid: u32, only: Option<Tick>) -> io::Result<u64> {
     // Not every kernel that runs Linux programs need count alike, so it is tried first.
     const UNKNOWN: u8 = 0;
     const ALIKE: u8 = 1;
     const DIFFERENT: u8 = 2;
     static CLOCKS: AtomicU8 = AtomicU8::new(UNKNOWN);
-    let only = (Tick::now() == before).then_some(before.0);
+    let only = only.map(Tick::number);
     // Relaxed: the value is all there is.
     let clocks = CLOCKS.load(Ordering::Relaxed);
     match only {
@@ -710,7 +730,7 @@ mod tests {
             let pid = spawn(&how).unwrap();
             let told = start_time(pid).unwrap();
             assert!((before.0..=Tick::now().0).contains(&told));
-            assert_eq!(start_time_since(pid, before).unwrap(), told);
+            assert_eq!(start_time_within(pid, before.if_now()).unwrap(), told);
             kill_unwatched(pid);
         }
     }
