@@ -11,7 +11,7 @@ use mp::{Error, Job, Pool, TaskError};
 use tokio::sync::watch;
 
 use crate::agent::SILENCE;
-use crate::blobs::{Blobs, Unavailable};
+use crate::blobs::{Blobs, Unavailable, Upload};
 use crate::data::{Incoming, Missing};
 use crate::link::Link;
 use crate::message::{self, Datum, Elsewhere, MISSING, Order, Report, Unwanted, Word};
@@ -239,21 +239,28 @@ impl Errand {
                     Ok(packed) => Some(packed),
                     Err(Unavailable(why)) => {
                         let since = *unstored.get_or_insert_with(Instant::now);
-                        (since.elapsed() >= self.patience).then(|| self.failed(records, &why))
+                        let is_over = since.elapsed() >= self.patience;
+                        is_over.then(|| (self.failed(records, &why), None))
                     }
                 };
             }
-            if let Some(packed) = message.clone() {
-                match self.tell(packed).await {
+            if let Some((packed, _)) = &message {
+                match self.tell(packed.clone()).await {
                     Ok(answer) if answer == MISSING => {
                         message = None;
                         let since = *unstored.get_or_insert_with(Instant::now);
                         if since.elapsed() >= self.patience {
                             let why = "what was put there is not there";
-                            message = Some(self.failed(records, why));
+                            message = Some((self.failed(records, why), None));
                         }
                     }
-                    Ok(_) => return End::Settled,
+                    Ok(_) => {
+                        // Who has fetched them removes them.
+                        if let Some((_, Some(upload))) = message {
+                            upload.keep();
+                        }
+                        return End::Settled;
+                    }
                     Err(RequestErrorKind::NoResponders) => {
                         // It may be about to reconnect.
                         let since = *silent.get_or_insert_with(Instant::now);
@@ -279,7 +286,11 @@ impl Errand {
     }
 
     /// Outcomes as a message; what is too large for one is put into the object store.
-    async fn pack(&self, elapsed: u64, records: &[u8]) -> Result<Bytes, Unavailable> {
+    async fn pack(
+        &self,
+        elapsed: u64,
+        records: &[u8],
+    ) -> Result<(Bytes, Option<Upload>), Unavailable> {
         let mut report = Report {
             id: self.id,
             elapsed,
@@ -288,13 +299,14 @@ impl Errand {
         // They may be more than the arguments, which have made the submitter's message full.
         let most = self.link.client.max_payload().saturating_sub(HEAD);
         if records.len() <= most {
-            return Ok(message::pack(&Word::Done(report), records).into());
+            return Ok((message::pack(&Word::Done(report), records).into(), None));
         }
         let name = Blobs::new_name(&self.submitter);
-        self.blobs.put(&name, records).await?;
+        let upload = self.blobs.put(&name, records).await?;
         let len = records.len();
         report.blob = Some(Elsewhere { name, len });
-        Ok(message::pack(&Word::Done(report), &[]).into())
+        let message = message::pack(&Word::Done(report), &[]);
+        Ok((message.into(), Some(upload)))
     }
 
     fn failed(&self, records: &[u8], why: &str) -> Bytes {

@@ -246,6 +246,8 @@ fn what_the_object_store_does_not_take_fails() {
     assert!(error.to_string().contains("object store"), "{error}");
     let error = too_large.wait().unwrap_err();
     assert!(error.to_string().contains("object store"), "{error}");
+    // What it took before it took no more is taken out again.
+    eventually("it is empty", || server.object_bytes() < 10_000);
     assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
 }
 

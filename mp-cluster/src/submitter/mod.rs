@@ -337,7 +337,7 @@ impl State {
             .filter(self.link.names.tasks_of_pool(&self.pool));
         let said = async {
             let _ = purge.await;
-            self.blobs.clear().await;
+            self.blobs.close(&self.pool).await;
             if self.is_untidy {
                 self.blobs.sweep(&self.pool).await;
             }

@@ -2,7 +2,10 @@
 //!
 //! Arguments lie there by their content, once for all messages of a pool that have the same; results
 //! by a name of their own, since nobody but their submitter takes them. Whoever has put something
-//! there removes it; what a killed process leaves goes after a day.
+//! there removes it, unless another has taken it over; what a killed process leaves goes with the end of
+//! its pool, or after a day.
+
+mod upload;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,6 +20,8 @@ use ring::digest::{SHA256, digest};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OnceCell;
 
+use self::upload::Gate;
+pub(crate) use self::upload::Upload;
 use crate::error;
 use crate::link::Link;
 use crate::message::Elsewhere;
@@ -29,7 +34,7 @@ const KEPT: usize = 64 * 1024 * 1024;
 const LARGEST: usize = 1 << 40;
 /// How long nothing may come of one that is being read.
 const STALLED: Duration = Duration::from_secs(10);
-/// Bytes that are read at once.
+/// Bytes of a piece.
 const PIECE: usize = 128 * 1024;
 /// When what nobody has removed goes.
 const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -40,6 +45,7 @@ pub(crate) struct Blobs {
     link: Link,
     store: Arc<OnceCell<ObjectStore>>,
     shelf: Arc<Mutex<Shelf>>,
+    gate: Gate,
 }
 
 /// Blobs by name, the oldest first.
@@ -76,6 +82,7 @@ impl Blobs {
             link: link.clone(),
             store: Arc::default(),
             shelf: Arc::default(),
+            gate: Gate::default(),
         }
     }
 
@@ -120,18 +127,18 @@ impl Blobs {
         let blob = self.shelve(name, bytes.len());
         lock(stored).push((name.to_owned(), blob.clone()));
         let put = || async {
-            self.put(name, bytes).await?;
+            self.put(name, bytes).await?.keep();
             // That it is there is all that has to be known of it.
             Ok(Bytes::new())
         };
         blob.here.get_or_try_init(put).await.map(drop)
     }
 
-    /// Puts bytes into the store.
-    pub(crate) async fn put(&self, name: &str, mut bytes: &[u8]) -> Result<(), Unavailable> {
-        let store = self.store().await?;
-        let put = store.put(name, &mut bytes).await;
-        put.map(drop).map_err(|error| Unavailable::new(&error))
+    /// Puts bytes into the store, where they stay for as long as what this returns.
+    pub(crate) async fn put(&self, name: &str, bytes: &[u8]) -> Result<Upload, Unavailable> {
+        self.store().await?;
+        let pool = name.split_once('.').map_or(name, |(pool, _)| pool);
+        Upload::of(&self.link, &self.gate, pool, name, bytes).await
     }
 
     /// Gets bytes, and keeps them for the next who needs them.
@@ -200,17 +207,26 @@ impl Blobs {
                 names.push(object.name);
             }
         }
+        self.sweep_pieces(pool).await;
         for name in names {
-            let _ = store.delete(&name).await;
+            upload::purge(&self.link, &upload::note(&bucket, &name)).await;
         }
     }
 
-    /// Removes all that was shelved.
-    pub(crate) async fn clear(&self) {
+    /// Removes the pieces of a pool, with which what is made of them is gone.
+    async fn sweep_pieces(&self, pool: &str) {
+        let pieces = upload::pieces_of(&self.link.names.stream(), pool);
+        upload::purge(&self.link, &pieces).await;
+    }
+
+    /// Removes all that was shelved by a pool and is still there. Nothing is put into the store any more.
+    pub(crate) async fn close(&self, pool: &str) {
+        *self.gate.write().await = true;
         let names = lock(&self.shelf).clear();
         for name in names {
             self.remove(&name).await;
         }
+        self.sweep_pieces(pool).await;
     }
 
     /// Forgets that what a message refers to is in the store.
