@@ -29,6 +29,7 @@ use crate::connection::Connection;
 use crate::data::Incoming;
 use crate::errand::{End, Errand, Paces};
 use crate::error;
+use crate::fault::fault;
 use crate::health::{Health, State};
 use crate::link::{Change, Link, PROGRESS};
 use crate::message::{self, Announcement, Cancelled, Presence, Unwanted, Word};
@@ -348,6 +349,7 @@ impl Agent {
         let is_again = deliveries(&reply) > 1;
         let reply = Some(reply);
         self.held.insert(key.clone(), Held { reply, stop });
+        fault!("agent.taken");
         let finishing = self.finishing.clone();
         let errand = Errand {
             link: self.link.clone(),
@@ -386,6 +388,7 @@ impl Agent {
         };
         if let Some(reply) = &held.reply {
             self.say(reply, said).await;
+            fault!("agent.settled");
         }
         result
     }

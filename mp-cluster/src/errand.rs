@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::agent::SILENCE;
 use crate::blobs::{Blobs, Unavailable, Upload};
 use crate::data::{Incoming, Missing};
+use crate::fault::fault;
 use crate::link::Link;
 use crate::message::{self, Datum, Elsewhere, MISSING, Order, Report, Unwanted, Word};
 
@@ -107,6 +108,7 @@ impl Errand {
             },
             Err(end) => return end,
         };
+        fault!("agent.ran");
         self.hand_over(worked.as_nanos() as u64, &records).await
     }
 
@@ -159,12 +161,15 @@ impl Errand {
         let each = lock(&self.paces).get(&order.task).copied();
         let items = (order.count, records.to_vec());
         match submit_encoded(&self.pool, &order.task, items, &shared, limit, each) {
-            Ok(job) => Ok(Work::Begun(Begun {
-                job: Awaited(job),
-                task: order.task,
-                count: order.count,
-                _shared: shared,
-            })),
+            Ok(job) => {
+                fault!("agent.begun");
+                Ok(Work::Begun(Begun {
+                    job: Awaited(job),
+                    task: order.task,
+                    count: order.count,
+                    _shared: shared,
+                }))
+            }
             Err(error)
                 if error.is_unknown_task()
                     || error.is_ambiguous_task()
@@ -255,6 +260,7 @@ impl Errand {
                         }
                     }
                     Ok(_) => {
+                        fault!("agent.handed");
                         // Who has fetched them removes them.
                         if let Some((_, Some(upload))) = message {
                             upload.keep();
@@ -303,6 +309,7 @@ impl Errand {
         }
         let name = Blobs::new_name(&self.submitter);
         let upload = self.blobs.put(&name, records).await?;
+        fault!("agent.stored");
         let len = records.len();
         report.blob = Some(Elsewhere { name, len });
         let message = message::pack(&Word::Done(report), &[]);

@@ -9,6 +9,7 @@ mod connection;
 mod data;
 mod errand;
 mod error;
+mod fault;
 mod health;
 mod link;
 mod message;

@@ -40,6 +40,12 @@ pub fn audit() -> crate::Result<Audit> {
     crate::life::program().map(crate::life::Program::audit)
 }
 
+/// Dies if the test asks for it, as at the points of this crate.
+#[cfg(all(feature = "faults", not(loom)))]
+pub fn reached(point: &str) {
+    crate::fault::reached(point);
+}
+
 /// An error of what connects this process to other machines.
 pub fn cluster_error(text: impl Into<String>) -> crate::Error {
     crate::Error::new(ErrorKind::Cluster, text)

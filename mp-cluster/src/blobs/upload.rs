@@ -15,6 +15,7 @@ use ring::digest::{Context, SHA256};
 use tokio::sync::RwLock;
 
 use super::{PIECE, Unavailable};
+use crate::fault::fault;
 use crate::link::Link;
 
 /// How long a piece that was on its way may take to arrive.
@@ -56,6 +57,7 @@ impl Upload {
             count += 1;
             let piece = Bytes::copy_from_slice(piece);
             upload.send(gate, pieces, HeaderMap::new(), piece).await?;
+            fault!("store.piece");
         }
         let info = ObjectInfo {
             name: name.to_owned(),

@@ -13,6 +13,7 @@ use super::cluster::Cluster;
 use super::hold::{Claim, Release};
 use super::member::{Hold, Who};
 use crate::error;
+use crate::fault::fault;
 
 const KIND: &str = "lock";
 
@@ -132,6 +133,7 @@ pub(super) fn acquire(cell: &Cell, until: Until, recovers: bool) -> Result<Optio
     let acquire = async {
         loop {
             let claim = Claim::<LockState>::new(cell).await?;
+            fault!("named.claiming");
             let changed = cell.change(until, |seen: &mut Seen<LockState>, dead| {
                 let is_buried = seen.state.bury(dead);
                 if let Some(error) = seen.state.died().filter(|_| !recovers) {
@@ -154,7 +156,10 @@ pub(super) fn acquire(cell: &Cell, until: Until, recovers: bool) -> Result<Optio
                 Some((Ok(_), _)) if claim.is_lost() => {
                     claim.give_back().await?;
                 }
-                Some((Ok(data), token)) => return Ok(Some(Held { claim, token, data })),
+                Some((Ok(data), token)) => {
+                    fault!("named.acquired");
+                    return Ok(Some(Held { claim, token, data }));
+                }
                 Some((Err(error), _)) => {
                     claim.forget();
                     return Err(error);
@@ -213,7 +218,10 @@ pub(super) fn would_block() -> Error {
 /// Gives back what is held.
 pub(super) fn release(held: Held) -> Result<(), Error> {
     let cluster = held.claim.cell.cluster.clone();
-    match cluster.run(held.claim.give_back())? {
+    fault!("named.releasing");
+    let was_held = cluster.run(held.claim.give_back())?;
+    fault!("named.released");
+    match was_held {
         true => Ok(()),
         false => Err(error::cluster(
             "the lock was not held to the end: its lease was over, because this process was \

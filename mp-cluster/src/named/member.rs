@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::Core;
 use crate::error::chain;
+use crate::fault::fault;
 
 const NO_ANSWER: &str = "there is no answer";
 /// How often a process says in its lease that it lives.
@@ -369,6 +370,7 @@ async fn beat(core: Arc<Core>, member: Arc<Member>, note: Vec<u8>) {
         let swapped = core
             .swap(&core.members.store, &member.id, revision, Some(&note))
             .await;
+        fault!("named.beat");
         let mut life = member.life();
         match swapped {
             Ok(Swapped::Done(revision)) => {

@@ -29,6 +29,7 @@ use super::address::Address;
 use super::cell::{Cell, Seen, State, Step, Until};
 use super::cluster::{Cluster, Core};
 use crate::error::{self, chain};
+use crate::fault::fault;
 use crate::link::LEASE;
 
 const KIND: &str = "queue";
@@ -374,6 +375,7 @@ impl<T> Queue<T> {
             };
             match link.until_denied(link.context.update_stream(config)).await {
                 Ok(Ok(_)) => {
+                    fault!("named.closed");
                     self.tell().await;
                     Ok(())
                 }
@@ -665,6 +667,7 @@ impl<T: Transfer> Queue<T> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", crate::random_name());
         let mut news = None;
+        fault!("named.putting");
         loop {
             let sent =
                 link.context
@@ -676,7 +679,10 @@ impl<T: Transfer> Queue<T> {
                 }
             };
             let error = match link.until_denied(sent).await {
-                Ok(Ok(_)) => return Ok(Some(true)),
+                Ok(Ok(_)) => {
+                    fault!("named.put");
+                    return Ok(Some(true));
+                }
                 Ok(Err(error)) => error,
                 Err(said) => return Err(link.denied(what, &said)),
             };
@@ -743,7 +749,10 @@ impl<T: Transfer> Queue<T> {
     fn take(&self, until: Until) -> Result<Given, Reason> {
         let asked = self.cell.cluster.run(self.ask(until));
         match asked.map_err(Reason::Failed)? {
-            Asked::Given(given) => Ok(given),
+            Asked::Given(given) => {
+                fault!("named.given");
+                Ok(given)
+            }
             Asked::Closed => Err(Reason::Closed),
             Asked::Nothing => Err(Reason::TimedOut),
         }
@@ -858,6 +867,7 @@ impl<T> Queue<T> {
                 .timeout(Some(LEASE / 4));
             let answer = client.send_request(given.reply.clone(), request).await;
             is_settled = answer.is_ok();
+            fault!("named.settled");
             if answer.is_err_and(|error| error.kind() != RequestErrorKind::TimedOut) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

@@ -11,6 +11,7 @@ use super::{State, TICK};
 use crate::blobs::{Blobs, INLINE, Stored, Unavailable};
 use crate::data::Outgoing;
 use crate::error::chain;
+use crate::fault::fault;
 use crate::message::{self, Cancelled, Elsewhere, Order};
 
 /// What a message is to hold.
@@ -148,13 +149,17 @@ impl State {
             let payload = match payload {
                 Payload::Ready(payload) => payload,
                 Payload::Due(due) => match due.store().await {
-                    Ok(payload) => payload,
+                    Ok(payload) => {
+                        fault!("submit.stored");
+                        payload
+                    }
                     Err(Unavailable(why)) => {
                         let _ = sending.send((id, Sent::NotStored(why)));
                         return;
                     }
                 },
             };
+            fault!("submit.sending");
             let sent = match context
                 .publish_with_headers(subject, headers, payload.into())
                 .await
@@ -188,6 +193,7 @@ impl State {
         }
         match sent {
             Sent::Taken => {
+                fault!("submit.sent");
                 self.full = None;
                 if let Some(out) = self.out.get_mut(&id) {
                     out.taken = Some(Instant::now());

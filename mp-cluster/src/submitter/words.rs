@@ -6,6 +6,7 @@ use async_nats::{Message, Subject};
 use bytes::Bytes;
 
 use super::State;
+use crate::fault::fault;
 use crate::message::{self, Elsewhere, MISSING, Report, Unwanted, Word};
 
 /// Agents that may be lost while they are at the same item.
@@ -38,7 +39,9 @@ impl State {
                     // It is answered once they are here.
                     return;
                 }
+                fault!("submit.finishing");
                 self.finish(&report, records);
+                fault!("submit.finished");
             }
             Word::Failed { id, why } => {
                 if let Some(out) = self.out.remove(&id) {
@@ -113,6 +116,7 @@ impl State {
         tokio::spawn(async move {
             let records = blobs.get(&blob).await.ok();
             let is_there = records.is_some();
+            fault!("submit.fetched");
             let _ = fetching.send(Fetched {
                 report,
                 records,
@@ -120,6 +124,7 @@ impl State {
             });
             if is_there {
                 blobs.remove(&blob.name).await;
+                fault!("submit.removed");
             }
         });
     }
