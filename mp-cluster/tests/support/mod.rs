@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mp_cluster as mp;
@@ -309,10 +310,20 @@ pub(crate) fn server_program() -> Option<&'static Path> {
     PROGRAM.get_or_init(find).as_deref()
 }
 
-/// One that nobody has now.
+/// One that nobody has now, nor is given: not of those that the kernel gives to connections, and no other
+/// test of this process gets it.
 pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
-    listener.local_addr().expect("it has one").port()
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    // Tests of other processes begin elsewhere.
+    let begin = std::process::id().wrapping_mul(331);
+    loop {
+        let number = begin.wrapping_add(TRIED.fetch_add(1, Ordering::Relaxed));
+        let port = (PORTS.start + number % PORTS.len() as u32) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A process that serves; it is killed with the test.
