@@ -51,6 +51,12 @@ impl Voice {
         let Some(socket) = &self.socket else {
             return (events, false);
         };
+        // Room is made only for what is there, which of most children is nothing.
+        match sys::fd::has_bytes(socket.as_fd()) {
+            None => return (events, false),
+            Some(false) => return (events, true),
+            Some(true) => {}
+        }
         let mut room = vec![0; 4 * MOST_WORDS];
         for _ in 0..most {
             match sys::fd::receive_now(socket.as_fd(), &mut room) {
@@ -193,7 +199,7 @@ impl Running {
             start_by: Instant::now().checked_add(start_timeout),
             is_late: AtomicBool::new(false),
             is_killed: AtomicBool::new(false),
-            kills: sys::process::out_of_memory_kills(),
+            kills: sys::process::recent_out_of_memory_kills(),
             stdin: Mutex::new(stdin),
             stdout: Mutex::new(stdout),
             stderr: Mutex::new(Stderr {

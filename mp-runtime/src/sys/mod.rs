@@ -120,7 +120,10 @@ pub(crate) mod process {
                 own_fingerprint, pidfd_open, pidfd_signal, raise_oom_score, reap, spawn,
                 start_time, start_time_within,
             },
-            rlimit::{limit, note_out_of_memory, out_of_memory_kills, own_memory, private_memory},
+            rlimit::{
+                limit, note_out_of_memory, out_of_memory_kills, own_memory, private_memory,
+                recent_out_of_memory_kills,
+            },
         },
     };
 

@@ -421,6 +421,10 @@ pub(crate) mod rlimit {
     pub(crate) fn out_of_memory_kills() -> u64 {
         0
     }
+
+    pub(crate) fn recent_out_of_memory_kills() -> u64 {
+        0
+    }
 }
 
 #[cfg(feature = "sandbox")]

@@ -12,6 +12,7 @@ pub(crate) mod net;
 pub(crate) mod packet;
 pub(crate) mod poll;
 pub(crate) mod process;
+mod recent;
 mod result;
 pub(crate) mod rlimit;
 #[cfg(feature = "sandbox")]

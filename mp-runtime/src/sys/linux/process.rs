@@ -28,6 +28,7 @@ use std::{
 
 use super::{
     fd, poll,
+    recent::Recent,
     result::{check, check_code, retry},
 };
 use crate::sys::process::{Fingerprint, Spawn, Status};
@@ -401,12 +402,14 @@ pub(super) fn read_text(path: impl AsRef<Path>, buffer: &mut [u8]) -> io::Result
 pub(crate) fn raise_oom_score(pid: u32) {
     /// The highest score there is.
     const HIGHEST: i32 = 1000;
-    let mut buffer = [0; 16];
-    let own = read_text("/proc/self/oom_score_adj", &mut buffer);
-    let own = own
-        .ok()
-        .and_then(|text| str::from_utf8(text).ok()?.trim().parse().ok())
-        .unwrap_or(0);
+    static OWN: Recent<i32> = Recent::new();
+    let own = OWN.get(|| {
+        let mut buffer = [0; 16];
+        let own = read_text("/proc/self/oom_score_adj", &mut buffer);
+        own.ok()
+            .and_then(|text| str::from_utf8(text).ok()?.trim().parse().ok())
+            .unwrap_or(0)
+    });
     // Half of the scale for each generation, so that grandchildren go before children.
     let score = HIGHEST.min(own + HIGHEST / 2);
     let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string());

@@ -17,7 +17,7 @@ use std::{
     },
 };
 
-use super::result::check;
+use super::{recent::Recent, result::check};
 use crate::sys::process::{OUT_OF_MEMORY, Resource, Sign};
 
 /// Lets this process use at most so much of something, and the processes that it starts as well,
@@ -204,9 +204,21 @@ fn data_size() -> Option<u64> {
 /// How often the kernel has killed a process for want of memory: in our control group where that
 /// tells, else on this machine. Zero where neither tells.
 ///
-/// In the group that we were in at the first call: what counts is by how much it grows. Every start
-/// asks, so it is one file that is read, and not `/proc/vmstat`, which takes long, unless it must be.
+/// In the group that we were in at the first call: what counts is by how much it grows. It is one file
+/// that is read, and not `/proc/vmstat`, which takes long, unless it must be.
 pub(crate) fn out_of_memory_kills() -> u64 {
+    RECENT_KILLS.keep(read_out_of_memory_kills())
+}
+
+/// As [`out_of_memory_kills`], and perhaps not up to date: every start asks. What has happened in the moment
+/// before, and nobody of ours has seen, counts as if it had happened since.
+pub(crate) fn recent_out_of_memory_kills() -> u64 {
+    RECENT_KILLS.get(read_out_of_memory_kills)
+}
+
+static RECENT_KILLS: Recent<u64> = Recent::new();
+
+fn read_out_of_memory_kills() -> u64 {
     static TELLS: OnceLock<Option<PathBuf>> = OnceLock::new();
     let read = |path: &PathBuf| {
         // Room for all of `/proc/vmstat` as well.
