@@ -77,6 +77,17 @@ pub(super) fn map_arena(arena: RawFd) -> Result<Region, Error> {
     program::map(arena)
 }
 
+/// Does ahead, in a copy of a fork server that waits, some of what every child does and what leaves no
+/// trace. A fork has to map its code anew, and has pages of its own only where it has written to them:
+/// half of the time that a child takes are page faults, and nobody waits for these.
+pub(super) fn rehearse() {
+    message::rehearse();
+    registry::rehearse();
+    let _ = sys::signal::leave_to_parent(sys::signal::INTERRUPT);
+    method::set_start_method(method::start_method());
+    sys::fork::rehearse_exit();
+}
+
 /// Does what the parent wants, and ends.
 pub(super) fn begin(claim: &Claim, socket: OwnedFd, arena: Result<Region, Error>) -> ! {
     match arena.and_then(|arena| shake_hands(claim, arena)) {

@@ -75,6 +75,32 @@ pub(crate) enum Work {
     Pool,
 }
 
+/// Encodes and decodes a message, for nothing but to have done it; see [`child::rehearse`].
+///
+/// [`child::rehearse`]: super::child::rehearse
+pub(super) fn rehearse() {
+    let sample = Message {
+        name: "a name".to_owned(),
+        numbers: "1".to_owned(),
+        is_daemon: true,
+        work: Work::Task("a task".to_owned()),
+        current_dir: None,
+        asked: Scheduling::default(),
+        inherited: Scheduling::of_this_thread(),
+        limits: Limits::default(),
+        #[cfg(feature = "sandbox")]
+        sandbox: None,
+        arguments: Some((0, 0)),
+        parcel: 0,
+        start_method: StartMethod::default(),
+        wanted: Wanted::default(),
+        environment: None,
+    };
+    if let Ok(bytes) = encode(&sample) {
+        let _ = codec::decode::<Message>(&mut bytes.as_slice());
+    }
+}
+
 /// Writes a message and hands it, with the blocks in it, to the child in the reserved slot.
 pub(crate) fn post(program: &Program, to: Holder, message: &Message) -> Result<(), Error> {
     let me = Owner::Process(program.roster.me());

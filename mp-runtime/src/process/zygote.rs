@@ -127,6 +127,7 @@ fn wait_for_order(server: &'static Claim, socket: OwnedFd) -> ! {
         None => Err(Error::wrong_build("a fork server has an arena")),
     };
     let arena = arena.unwrap_or_else(|error| child::refuse(socket.as_fd(), &error));
+    child::rehearse();
     let order = match sys::fd::receive_packet(socket.as_fd(), Order::LEN) {
         Ok(Some((bytes, fds))) => Order::parse(&bytes, fds)
             .ok_or_else(|| Error::wrong_build("the order for it makes no sense")),

@@ -99,8 +99,8 @@ pub(crate) mod net {
 /// Forking for another process, and making the copy what a process that was started anew would be.
 pub(crate) mod fork {
     pub(crate) use super::platform::fork::{
-        Forked, enter_directory, fork_sibling, replace_environment, replace_std_streams,
-        settle_before_forks,
+        Forked, enter_directory, fork_sibling, rehearse_exit, replace_environment,
+        replace_std_streams, settle_before_forks,
     };
 }
 

@@ -183,6 +183,8 @@ pub(crate) mod fork {
         unsupported()
     }
 
+    pub(crate) fn rehearse_exit() {}
+
     pub(crate) fn replace_std_streams(_streams: [Option<OwnedFd>; 3]) -> io::Result<()> {
         unsupported()
     }

@@ -153,7 +153,7 @@ fn is_privileged() -> bool {
 }
 
 /// Returns whether this code is part of the program's own file, and not of a shared library.
-fn in_main_executable() -> bool {
+pub(super) fn in_main_executable() -> bool {
     let mut found = false;
     // SAFETY: the callback has the type that is asked for, and gets its data as it was passed.
     unsafe { libc::dl_iterate_phdr(Some(first_object), ptr::from_mut(&mut found).cast()) };
