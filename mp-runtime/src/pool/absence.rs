@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::inner::{Inner, lock};
-use super::region::DRAINING;
+use super::region::{DRAINING, Side};
 use super::wire;
 use crate::fault::fault;
 use crate::loom::Ordering;
@@ -215,7 +215,7 @@ impl Inner {
         let before = job.progress().claimed;
         let count = job.count().checked_sub(before)?;
         let len = job.input_len.load(Ordering::Relaxed) as usize;
-        let input = memory.bytes(job.input.load(Ordering::Relaxed), len)?;
+        let input = memory.bytes_of(victim, Side::Items, &job.input, len)?;
         let (name, mut records) = wire::read_items(input)?;
         for _ in 0..before {
             read_record(&mut records)?;

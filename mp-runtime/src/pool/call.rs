@@ -15,6 +15,7 @@ use super::chunk::{MAX_BYTES, Sizer};
 use super::failure;
 use super::inner::{Inner, Stop};
 use super::job::{Early, Job, Outlook, Progress, SPARE_JOBS};
+use super::region::Side;
 use super::retries::Retries;
 use super::source::{Source, Written};
 use super::stats::Tally;
@@ -26,7 +27,7 @@ use crate::fault::fault;
 use crate::life::Program;
 use crate::life::program::is_forked;
 use crate::loom::Ordering;
-use crate::shm::buffer::Buffer;
+use crate::shm::buffer::{Buffer, Full};
 use crate::shm::{BlockId, Owner};
 use crate::spans;
 use crate::sync::raw::{Holder, Peers};
@@ -449,18 +450,9 @@ impl<'p, R: Transfer> Call<'p, R> {
         let wish = wish.min(self.window_left(is_bounded));
         // One that others read while more is written stays where it is.
         let is_loose = is_loose && wish > 1;
-        let room = match is_loose {
-            true => (wish * self.bytes_each).min(MAX_BYTES as u64) as usize,
-            false => 0,
-        };
         let began = sys::clock::now();
-        let me = Owner::Process(self.pool.memory.peers().me());
-        let arena = self.pool.memory.arena().clone();
         let name = self.name(self.pulled);
-        let buffer = match self.pool.take_kept(index, wire::RECORDS + room) {
-            Some(block) => Ok(Buffer::over_block(arena, me, block)),
-            None => Buffer::in_block(arena, me, wire::RECORDS + room),
-        };
+        let buffer = self.begin_items(index, wish, is_loose);
         let buffer = buffer.and_then(|mut out| wire::begin_items(&name, &mut out).map(|()| out));
         let Ok(mut out) = buffer else {
             self.pool.release_job(index);
@@ -550,6 +542,25 @@ impl<'p, R: Transfer> Call<'p, R> {
         }
     }
 
+    /// Memory for so many items of the job in entry `index`: the entry's slip, if they are few; a block that
+    /// it has kept; another block.
+    fn begin_items(&self, index: u32, wish: u64, is_loose: bool) -> Result<Buffer, Full> {
+        let memory = &self.pool.memory;
+        let bytes = wish.saturating_mul(self.bytes_each).min(MAX_BYTES as u64);
+        let bytes = wire::RECORDS + bytes as usize;
+        if !is_loose && let Some(slip) = self.pool.over_slip(index, bytes) {
+            return Ok(slip);
+        }
+        // Those of others grow as they are written.
+        let bytes = if is_loose { bytes } else { wire::RECORDS };
+        let me = Owner::Process(memory.peers().me());
+        let arena = memory.arena().clone();
+        match self.pool.take_kept(index, bytes) {
+            Some(block) => Ok(Buffer::over_block(arena, me, block)),
+            None => Buffer::in_block(arena, me, bytes),
+        }
+    }
+
     /// Pulls the next item unless one is held; false if there are no more.
     #[inline]
     fn pull(&self, source: &mut impl Source) -> bool {
@@ -560,7 +571,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// Puts out a job whose entry was acquired.
-    fn put_out(&mut self, index: u32, count: u32, out: Buffer, sent: &Sent, began: u64) {
+    fn put_out(&mut self, index: u32, count: u32, mut out: Buffer, sent: &Sent, began: u64) {
         let start = self.pulled;
         let len = out.len() as u64;
         // Not without a parcel for the handles.
@@ -571,7 +582,8 @@ impl<'p, R: Transfer> Call<'p, R> {
             }
             return;
         };
-        let block = out.into_block().ok().map(|block| block.id());
+        self.bytes_each = (len - wire::RECORDS as u64) / u64::from(count);
+        let block = out.give_up_block().map(|block| block.id());
         let job = self.fill_in(index, block, len, parcel);
         job.set_count(count);
         let target = self.target(start).map_or(0, Holder::bits);
@@ -877,15 +889,18 @@ impl<'p, R: Transfer> Call<'p, R> {
         // Acquire: pairs with the Release in the worker's `merge`.
         let merged = job.merged.load(Ordering::Acquire);
         let tally = if is_done && merged != 0 {
-            let mut tally = self.read_results(at, merged, first..first + 1, worker, sink);
+            let bytes = pool.memory.bytes(merged, usize::MAX);
+            let mut tally = self.read_results(at, bytes, first..first + 1, worker, sink);
             // It stands for all of them.
             let others = u64::from(done - first) - 1;
             self.delivered += others;
             tally.done += others;
             tally
         } else {
-            let block = job.result.load(Ordering::Acquire);
-            self.read_results(at, block, first..done, worker, sink)
+            let bytes = pool
+                .memory
+                .bytes_of(index, Side::Results, &job.result, usize::MAX);
+            self.read_results(at, bytes, first..done, worker, sink)
         };
         self.count(at, index, tally, claimed > first, is_done);
         if is_done {
@@ -1055,18 +1070,17 @@ impl<'p, R: Transfer> Call<'p, R> {
         self.pool.add_to_timeline(Lane { name, pid }, span);
     }
 
-    /// Decodes the results of some items, as far as they are there, which lie in a block.
+    /// Decodes the results of some items, as far as they are there, from where they lie.
     fn read_results(
         &mut self,
         at: usize,
-        block: u64,
+        bytes: Option<&[u8]>,
         items: std::ops::Range<u32>,
         worker: Option<Holder>,
         sink: &mut impl FnMut(Result<R, TaskError>),
     ) -> Tally {
         let pool = self.pool;
         let program = pool.program;
-        let bytes = pool.memory.bytes(block, usize::MAX);
         let mut records = bytes
             .and_then(|bytes| bytes.get(wire::RECORDS..))
             .unwrap_or(&[]);

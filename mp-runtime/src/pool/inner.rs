@@ -15,7 +15,7 @@ use super::failure::{self, Cause, Death};
 use super::guest::{self, Guest};
 use super::job::{Early, JOBS, Job, Outlook, Phase, SPARE_JOBS, Withdrawal};
 use super::lookout::Lookout;
-use super::region::{CLOSED, DRAINING, Memory, STOPPED};
+use super::region::{CLOSED, DRAINING, Memory, STOPPED, Side};
 use super::remote::Remote;
 use super::stats::Totals;
 use super::supervisor::Crew;
@@ -31,6 +31,7 @@ use crate::process::StartMethod;
 use crate::process::limits::Limits;
 use crate::process::message::Scheduling;
 use crate::shm::arena::{Audit, Block};
+use crate::shm::buffer::Buffer;
 use crate::shm::{BlockId, Owner};
 use crate::spans;
 use crate::sync::raw::{Holder, Peers};
@@ -509,8 +510,11 @@ impl Inner {
     fn discard_results(&self, job: &Job) {
         let first = job.first.load(Ordering::Relaxed);
         let done = job.progress().done;
-        let block = job.result.load(Ordering::Acquire);
-        let bytes = self.memory.bytes(block, usize::MAX);
+        let index = self.memory.index_of(job);
+        let results = &job.result;
+        let bytes = self
+            .memory
+            .bytes_of(index, Side::Results, results, usize::MAX);
         let mut records = bytes
             .and_then(|bytes| bytes.get(wire::RECORDS..))
             .unwrap_or(&[]);
@@ -539,6 +543,14 @@ impl Inner {
     /// nor in entries of tasks, which may die.
     fn keeps_blocks(&self, index: u32) -> bool {
         index < self.memory.keepers() && !self.settings.is_isolated && self.remote.is_none()
+    }
+
+    /// A buffer over the entry's slip, if small items may lie there and `bytes` have room.
+    pub(super) fn over_slip(&self, index: u32, bytes: usize) -> Option<Buffer> {
+        match self.keeps_blocks(index) {
+            true => self.memory.over_slip(index, Side::Items, bytes),
+            false => None,
+        }
     }
 
     /// Takes the block for items that an entry has kept, if there is room for `bytes` in it. The entry

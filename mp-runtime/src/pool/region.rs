@@ -16,6 +16,7 @@ use crate::fault::fault;
 use crate::life::{Program, Roster, Whereabouts};
 use crate::loom::{AtomicU32, AtomicU64, Ordering};
 use crate::shm::arena::{Block, UNIT};
+use crate::shm::buffer::Buffer;
 use crate::shm::safe::shared;
 use crate::shm::table::MAX_PROCESSES;
 use crate::shm::{Arena, BlockId, Owner, Region};
@@ -27,7 +28,7 @@ use crate::sys;
 pub(super) const BELLS: usize = 256;
 
 /// "mp pool" and the version of the layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x05");
+const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x06");
 
 /// New calls are refused, and workers end once none is left.
 pub(super) const CLOSED: u64 = 1;
@@ -129,7 +130,13 @@ const BELLS_AT: u64 = RING + size_of::<Ring>() as u64;
 const TABLE: u64 = (BELLS_AT + size_of::<Bells>() as u64).next_multiple_of(4096);
 const SEATS: u64 = TABLE + ENTRIES as u64 * size_of::<Job>() as u64;
 const NEST: u64 = SEATS + MAX_PROCESSES as u64 * size_of::<Seat>() as u64;
-const ARENA: u64 = (NEST + size_of::<Nest>() as u64).next_multiple_of(4096);
+const SLIPS_AT: u64 = (NEST + size_of::<Nest>() as u64).next_multiple_of(4096);
+const ARENA: u64 = (SLIPS_AT + SLIPS as u64 * 2 * SLIP as u64).next_multiple_of(4096);
+
+/// Entries of the job table that have slips: as many as 500 workers have jobs.
+const SLIPS: u32 = 1024;
+/// Bytes of a slip. A job of one small item needs half of it.
+pub(super) const SLIP: usize = 256;
 
 /// Entries of the job table: those of the parent's calls, then those of its tasks' calls.
 const ENTRIES: u32 = JOBS + NESTED;
@@ -154,6 +161,15 @@ pub(super) enum Choice {
     Letters,
 }
 
+/// Which bytes of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// What its caller has written.
+    Items = 0,
+    /// What its worker has written.
+    Results = 1,
+}
+
 /// The ring is full.
 #[derive(Debug)]
 pub(super) struct RingFull;
@@ -169,8 +185,8 @@ pub(super) struct Memory {
     keepers: u32,
 }
 
-/// How many entries keep blocks, at most: as many as 500 workers have jobs.
-const MOST_KEEPERS: u64 = 1024;
+/// How many entries keep blocks, at most.
+const MOST_KEEPERS: u64 = SLIPS as u64;
 /// … and what part of the pool's memory these are, at most: a 32nd, with two blocks each.
 const KEEPERS_SHARE: u64 = 64;
 
@@ -306,6 +322,41 @@ impl Memory {
     pub(super) fn bytes(&self, block: u64, len: usize) -> Option<&[u8]> {
         let block = self.arena.find(BlockId::from_bits(block)?)?;
         Some(self.arena.bytes(&block, len))
+    }
+
+    // What small jobs need no blocks for.
+
+    /// Where the slip of an entry for such bytes begins, if it has slips.
+    fn slip(&self, index: u32, side: Side) -> Option<u64> {
+        let place = u64::from(index) * 2 + side as u64;
+        (index < SLIPS).then(|| SLIPS_AT + place * SLIP as u64)
+    }
+
+    /// An empty buffer over the slip of an entry, if it has one and that has room for `bytes`. Whose the
+    /// entry is, or the job in it, has its slips, too.
+    pub(super) fn over_slip(&self, index: u32, side: Side, bytes: usize) -> Option<Buffer> {
+        let place = self.slip(index, side).filter(|_| bytes <= SLIP)?;
+        let me = Owner::Process(self.peers.me());
+        Some(Buffer::over_place(self.arena.clone(), me, place, SLIP))
+    }
+
+    /// The bytes of a job in the block that `word` names, or, if it names none, in the entry's slip.
+    pub(super) fn bytes_of(
+        &self,
+        index: u32,
+        side: Side,
+        word: &AtomicU64,
+        len: usize,
+    ) -> Option<&[u8]> {
+        // Acquire: pairs with the Release of who named a block, for whom has not seen the job's word
+        // since.
+        match word.load(Ordering::Acquire) {
+            0 => {
+                let place = self.slip(index, side)?;
+                Some(self.arena.place(place, len.min(SLIP)))
+            }
+            block => self.bytes(block, len),
+        }
     }
 
     // Blocks that entries keep.
@@ -707,6 +758,27 @@ mod tests {
         });
         assert_eq!(all.load(Ordering::Relaxed), ROUNDS);
         assert!(!memory.has_work(Choice::Any) || take(&memory, holder(1)).is_none());
+    }
+
+    #[test]
+    fn few_bytes_lie_in_a_slip_and_what_outgrows_it_in_a_block() {
+        let memory = memory();
+        let word = &memory.job(3).result;
+        let mut out = memory.over_slip(3, Side::Results, 10).unwrap();
+        out.publish_in(word);
+        out.write(b"few").unwrap();
+        for (index, side) in [(3, Side::Items), (4, Side::Items), (2, Side::Results)] {
+            let mut other = memory.over_slip(index, side, SLIP).unwrap();
+            other.write(&[1; SLIP]).unwrap();
+        }
+        let read = |len| memory.bytes_of(3, Side::Results, word, len).unwrap();
+        assert_eq!(read(3), b"few");
+        assert!(out.block().is_none());
+        out.write(&[7; SLIP]).unwrap();
+        assert!(out.block().is_some());
+        assert_eq!(read(SLIP + 3), [&b"few"[..], &[7; SLIP]].concat());
+        assert!(memory.over_slip(3, Side::Items, SLIP + 1).is_none());
+        assert!(memory.over_slip(SLIPS, Side::Items, 1).is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::current;
 use super::guest;
 use super::job::{Early, Expired, Finish, Held, Job, Progress, Running};
 use super::reduce;
-use super::region::{CLOSED, Choice, DRAINING, Memory, STOPPED};
+use super::region::{CLOSED, Choice, DRAINING, Memory, STOPPED, Side};
 use super::seat::{Leave, Seat};
 use super::{initializer, wire};
 use crate::deadline::Deadline;
@@ -323,9 +323,10 @@ impl<'a> Worker<'a> {
     /// Runs the items that are due, and returns why it stopped before the last, if it did.
     fn run_items(&mut self, job: &'a Job, running: &mut Running) -> Result<Early, Halt> {
         let input_len = job.input_len.load(Ordering::Relaxed) as usize;
+        let index = self.memory.index_of(job);
         let input = self
             .memory
-            .bytes(job.input.load(Ordering::Relaxed), input_len);
+            .bytes_of(index, Side::Items, &job.input, input_len);
         let Some((name, mut items)) = input.and_then(wire::read_items) else {
             return Ok(Early::Unreadable);
         };
@@ -345,16 +346,21 @@ impl<'a> Worker<'a> {
         let me = Owner::Process(self.me);
         let wish = wire::RECORDS + count.saturating_sub(first) as usize * self.bytes_each;
         let arena = self.memory.arena().clone();
-        let mut out = match self.take_kept(job, wish) {
-            Some(block) => Buffer::over_block(arena, me, block),
-            None => Buffer::in_block(arena.clone(), me, wish)
+        let slip = self.memory.over_slip(index, Side::Results, wish);
+        let mut out = match (slip, self.take_kept(job, wish)) {
+            (Some(slip), kept) => {
+                kept.inspect(|block| arena.free(block.id()));
+                slip
+            }
+            (None, Some(block)) => Buffer::over_block(arena, me, block),
+            (None, None) => Buffer::in_block(arena.clone(), me, wish)
                 .or_else(|_| Buffer::in_block(arena, me, wire::RECORDS))?,
         };
         out.publish_in(&job.result);
         wire::begin_results(&mut out)?;
         let program = self.program;
         // One scope for all items: to enter one costs as much as a small item.
-        current::set_job(Some(self.memory.index_of(job)));
+        current::set_job(Some(index));
         let run = || self.run_each(job, running, task, items, first, &mut out);
         let parcel = BlockId::from_bits(job.input_parcel.load(Ordering::Relaxed));
         let (ran, _) = transfer::sending(|| transfer::receiving_from(program, parcel, run));
@@ -369,7 +375,8 @@ impl<'a> Worker<'a> {
             // Without, the caller gets the results as they are.
             let _ = self.merge(job, merge, &out.as_slice()[wire::RECORDS..]);
         }
-        self.bytes_each = (out.len() / (done - first).max(1) as usize + 1).min(1 << 20);
+        let bytes = out.len() - wire::RECORDS;
+        self.bytes_each = (bytes / (done - first).max(1) as usize + 1).min(1 << 20);
         // It is the job's from now on.
         out.give_up_block();
         Ok(early)

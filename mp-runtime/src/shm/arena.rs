@@ -383,6 +383,16 @@ impl Arena {
         unsafe { std::slice::from_raw_parts(place.as_ptr(), len.min(block.capacity)) }
     }
 
+    /// The bytes of a place outside of all blocks, of which a protocol says that nobody writes to them
+    /// now.
+    #[inline]
+    pub(crate) fn place(&self, offset: u64, len: usize) -> &[u8] {
+        let place = self.region.pointer(offset, len);
+        // SAFETY: the place lies in the region, which lives as long as `self`, and the caller has it
+        // from one that is done with it.
+        unsafe { std::slice::from_raw_parts(place.as_ptr(), len) }
+    }
+
     /// Says that the first `len` bytes of a block are about to be read; see [`Region::expect_reads`].
     #[inline]
     pub(crate) fn expect_reads(&self, id: BlockId, len: usize) {

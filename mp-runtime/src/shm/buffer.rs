@@ -33,11 +33,14 @@ pub(crate) struct Buffer {
     home: Option<(Arc<Arena>, Owner)>,
     /// Where in the arena's region the block's name is kept, if somewhere.
     published: Option<u64>,
+    /// Whether others see the bytes where they are, so that they do not move to private memory.
+    is_shared: bool,
     /// Whether the bytes stay where they are: what does not fit is refused.
     is_fixed: bool,
 }
 
-// SAFETY: `start` points into `private` or into `block`, both of which move with the buffer.
+// SAFETY: `start` points into `private` or into `block`, both of which move with the buffer, or to a place
+// of the region that is this buffer's.
 unsafe impl Send for Buffer {}
 
 /// The shared memory is used up.
@@ -63,6 +66,7 @@ impl Buffer {
             block: None,
             home,
             published: None,
+            is_shared: false,
             is_fixed: false,
         }
     }
@@ -78,6 +82,15 @@ impl Buffer {
     pub(crate) fn over_block(arena: Arc<Arena>, owner: Owner, block: Block) -> Self {
         let mut buffer = Self::with_home(arena.clone(), owner);
         buffer.move_into(&arena, block);
+        buffer
+    }
+
+    /// A buffer over `len` bytes at a place of the region outside of all blocks, which nobody else uses.
+    /// What does not fit there moves into a block, which is `owner`'s.
+    pub(crate) fn over_place(arena: Arc<Arena>, owner: Owner, offset: u64, len: usize) -> Self {
+        let start = arena.region().pointer(offset, len);
+        let mut buffer = Self::with_home(arena, owner);
+        (buffer.start, buffer.capacity, buffer.is_shared) = (start, len, true);
         buffer
     }
 
@@ -199,7 +212,7 @@ impl Buffer {
         // By four: a block is taken from memory that is sparse, and each move copies.
         let wish = needed.max(self.capacity.saturating_mul(4));
         match &self.home {
-            Some((arena, owner)) if needed > SMALL || self.block.is_some() => {
+            Some((arena, owner)) if needed > SMALL || self.is_shared => {
                 let block = arena
                     .allocate(wish, *owner)
                     .or_else(|_| arena.allocate(needed, *owner))?;
@@ -235,10 +248,12 @@ impl Buffer {
         };
         self.start = place;
         self.capacity = block.capacity();
+        self.is_shared = true;
         self.block.replace(block)
     }
 
     fn use_private(&mut self) {
+        self.is_shared = false;
         self.start = NonNull::new(self.private.as_mut_ptr()).unwrap_or(NonNull::dangling());
         self.capacity = self.private.capacity();
     }
