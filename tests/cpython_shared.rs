@@ -13,7 +13,7 @@ mod backend {
         AcquireTimeoutError, Barrier, BrokenBarrier as Broken, Event, Guard, Lock, Queue,
         Semaphore, TryAcquireError,
     };
-    use mp::{Arguments, Pool, PoolBuilder, Process, TaskFn, Transfer};
+    use mp::{Arguments, BoundedSemaphore, Pool, PoolBuilder, Process, TaskFn, Transfer};
 
     pub(super) use super::support::eventually;
 
@@ -74,6 +74,10 @@ mod backend {
 
         pub(super) fn semaphore(&self, permits: u32) -> Semaphore {
             Semaphore::new(permits).unwrap()
+        }
+
+        pub(super) fn bounded_semaphore(&self, permits: u32) -> BoundedSemaphore {
+            BoundedSemaphore::new(permits).unwrap()
         }
 
         pub(super) fn event(&self) -> Event {

@@ -20,8 +20,8 @@ use std::thread;
 use std::time::Duration;
 
 use mp::{
-    AcquireTimeoutError, BoundedSemaphore, Child, Condition, Event, Lock, OwnerDied, Process,
-    RLock, Semaphore, TryAcquireError,
+    AcquireTimeoutError, Child, Condition, Event, Lock, OwnerDied, Process, RLock, Semaphore,
+    TryAcquireError,
 };
 use support::{eventually, watchdog};
 
@@ -118,28 +118,6 @@ fn lock_test_rlock_context() {
         assert!(lock.is_locked());
     }
     assert!(!lock.is_locked());
-}
-
-// Semaphores.
-
-#[test]
-fn semaphore_test_bounded_semaphore() {
-    let _watchdog = watchdog(60);
-    let semaphore = BoundedSemaphore::new(2).unwrap();
-    let one = semaphore.acquire();
-    let two = semaphore.try_acquire().unwrap();
-    assert_eq!(semaphore.available(), 0);
-    semaphore.try_acquire().unwrap_err();
-    semaphore.acquire_timeout(A_MOMENT).unwrap_err();
-    // They are in our hands, and not missing.
-    semaphore.release().unwrap_err();
-    drop(one);
-    two.consume();
-    assert_eq!(semaphore.available(), 1);
-    semaphore.release().unwrap();
-    assert_eq!(semaphore.available(), 2);
-    let error = semaphore.release().unwrap_err();
-    assert!(error.to_string().contains("at most 2"), "{error}");
 }
 
 // Conditions.

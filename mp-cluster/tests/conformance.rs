@@ -8,7 +8,6 @@
 //! |---|---|
 //! | lock: `test_repr_lock`, event: `test_repr` | `Debug` asks no server, and shows the name |
 //! | lock: `test_rlock`, `test_rlock_context`, `test_repr_rlock` | there is no recursive lock by name |
-//! | semaphore: `test_bounded_semaphore` | there is no bounded semaphore by name |
 //! | pool: `test_make_pool`, `test_max_workers_negative` | how many workers there are is the agents' matter |
 //! | pool: `test_large_pool`, `test_release_unused_processes`, `test_failed_worker_replacement_breaks_pool` | how workers start, or fail to, is that of an agent's own pool, which is a local one |
 //! | pool: `test_idle_process_reuse_one`, `test_idle_process_reuse_multiple` | as before: when an agent's workers start |
@@ -30,7 +29,7 @@ mod backend {
 
     pub(super) use mp::Error as Broken;
     pub(super) use mp::named::{Barrier, Event, Lock, Queue, Semaphore};
-    use mp::named::{Cluster, Guard};
+    use mp::named::{BoundedSemaphore, Cluster, Guard};
     use mp::{Arguments, Connect, Connection, Pool, PoolBuilder, Process, TaskFn, Transfer};
     pub(super) use mp_cluster as mp;
 
@@ -144,6 +143,11 @@ mod backend {
 
         pub(super) fn semaphore(&self, permits: u32) -> Semaphore {
             self.cluster.semaphore(&self.name(), permits).unwrap()
+        }
+
+        pub(super) fn bounded_semaphore(&self, permits: u32) -> BoundedSemaphore {
+            let name = self.name();
+            self.cluster.bounded_semaphore(&name, permits).unwrap()
         }
 
         pub(super) fn event(&self) -> Event {

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::member::Members;
-use super::{Barrier, Event, Lock, Queue, Semaphore, Value};
+use super::{Barrier, BoundedSemaphore, Event, Lock, Queue, Semaphore, Value};
 use crate::build::Build;
 use crate::connection::Connection;
 use crate::errand::Pause;
@@ -230,6 +230,16 @@ impl Cluster {
     /// cannot be reached or refuses us.
     pub fn semaphore(&self, name: &str, permits: u32) -> Result<Semaphore, Error> {
         Semaphore::open(self.clone(), name, permits)
+    }
+
+    /// The bounded semaphore of that name, which is no [`semaphore`](Self::semaphore) of that name; it is
+    /// made with so many permits if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As of [`semaphore`](Self::semaphore).
+    pub fn bounded_semaphore(&self, name: &str, permits: u32) -> Result<BoundedSemaphore, Error> {
+        BoundedSemaphore::open(self.clone(), name, permits)
     }
 
     /// The event of that name.

@@ -36,5 +36,5 @@ pub(crate) use self::cluster::prepare;
 pub use self::event::Event;
 pub use self::lock::{Guard, Lock};
 pub use self::queue::{Item, Iter, Queue};
-pub use self::semaphore::{Permit, Semaphore};
+pub use self::semaphore::{BoundedSemaphore, Permit, Semaphore};
 pub use self::value::{Value, ValueGuard};

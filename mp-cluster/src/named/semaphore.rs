@@ -16,6 +16,7 @@ use super::member::Hold;
 use crate::error;
 
 const KIND: &str = "semaphore";
+const BOUNDED: &str = "bounded-semaphore";
 
 /// A number of permits that processes on any machines know by its name.
 ///
@@ -93,7 +94,11 @@ impl Semaphore {
     }
 
     pub(super) fn open(cluster: Cluster, name: &str, permits: u32) -> Result<Self, Error> {
-        let cell = Cell::new(cluster, KIND, name)?;
+        Self::over(Cell::new(cluster, KIND, name)?, permits)
+    }
+
+    /// What stands in a cell, or is to stand there.
+    fn over(cell: Cell, permits: u32) -> Result<Self, Error> {
         let made = cell.change(Until::Now, |seen: &mut Seen<Permits>, _| {
             match seen.state.made {
                 Some(made) => Step::Leave(made),
@@ -107,7 +112,7 @@ impl Semaphore {
         let made = cell.cluster.run(Until::Now.bound(cell.core(), made))?;
         match made {
             Some((made, _)) if made != permits => Err(error::cluster(format!(
-                "the semaphore {name:?} was made with {made} permits, not with {permits}"
+                "the semaphore {cell:?} was made with {made} permits, not with {permits}"
             ))),
             _ => Ok(Self(cell)),
         }
@@ -241,7 +246,125 @@ impl Semaphore {
     }
 }
 
-/// A permit of a [`Semaphore`]. Dropping it gives it back.
+/// A [`Semaphore`] that never has more permits than in the beginning: one release too many is an
+/// error.
+///
+/// # When a process dies
+///
+/// As for [`Semaphore`]: its permits come back.
+///
+/// # Examples
+///
+/// ```no_run
+/// use mp_cluster::named::BoundedSemaphore;
+///
+/// # fn main() -> mp::Result<()> {
+/// let seats = BoundedSemaphore::named("seats", 1)?;
+/// seats.acquire()?.consume()?;
+/// seats.release()?; // The one that was consumed.
+/// assert!(seats.release().is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct BoundedSemaphore(Semaphore);
+
+impl BoundedSemaphore {
+    /// The bounded semaphore of that name, at the server that `MP_CLUSTER` names; it is made with so
+    /// many permits if there is none. See [`Cluster::bounded_semaphore`] for others.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Cluster::from_env`] and [`Cluster::bounded_semaphore`].
+    pub fn named(name: &str, permits: u32) -> Result<Self, Error> {
+        Cluster::from_env()?.bounded_semaphore(name, permits)
+    }
+
+    pub(super) fn open(cluster: Cluster, name: &str, permits: u32) -> Result<Self, Error> {
+        let cell = Cell::new(cluster, BOUNDED, name)?;
+        Semaphore::over(cell, permits).map(Self)
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    /// Takes a permit, waiting for one as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Semaphore::acquire`].
+    pub fn acquire(&self) -> Result<Permit<'_>, Error> {
+        self.0.acquire()
+    }
+
+    /// Takes a permit if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Semaphore::try_acquire`].
+    #[doc(alias = "acquire(block=False)")]
+    pub fn try_acquire(&self) -> Result<Permit<'_>, Error> {
+        self.0.try_acquire()
+    }
+
+    /// Takes a permit, waiting for one at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Semaphore::acquire_timeout`].
+    pub fn acquire_timeout(&self, timeout: Duration) -> Result<Permit<'_>, Error> {
+        self.0.acquire_timeout(timeout)
+    }
+
+    /// Adds a permit in place of one that was [consumed](Permit::consume).
+    ///
+    /// # Errors
+    ///
+    /// If there is none such: the semaphore has all its permits, in somebody's hands or not. And as of
+    /// [`acquire`](Self::acquire).
+    pub fn release(&self) -> Result<(), Error> {
+        let cell = &self.0.0;
+        let add = cell.change(Until::Forever, |seen: &mut Seen<Permits>, _| {
+            let state = &mut seen.state;
+            let made = state.made.unwrap_or_default();
+            if state.held.len() as u64 + u64::from(state.free) >= u64::from(made) {
+                return Step::Leave(Err(made));
+            }
+            state.free += 1;
+            Step::Write(Ok(()))
+        });
+        match cell.cluster.run(add)? {
+            Some((Err(made), _)) => Err(error::cluster(format!(
+                "the semaphore {cell:?} has at most {made} permits, and none of them is missing"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many permits are there to be taken at this moment. Those of a process that has just died
+    /// are not among them.
+    ///
+    /// # Errors
+    ///
+    /// As of [`acquire`](Self::acquire).
+    #[doc(alias = "get_value")]
+    pub fn available(&self) -> Result<u32, Error> {
+        self.0.available()
+    }
+
+    /// Has the server forget the semaphore, and whoever holds a permit.
+    ///
+    /// # Errors
+    ///
+    /// As of [`acquire`](Self::acquire).
+    pub fn remove(self) -> Result<(), Error> {
+        self.0.remove()
+    }
+}
+
+/// A permit of a [`Semaphore`] or [`BoundedSemaphore`]. Dropping it gives it back.
 ///
 /// # When a process dies
 ///
@@ -310,6 +433,27 @@ impl Serialize for Semaphore {
 impl<'de> Deserialize<'de> for Semaphore {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let found = Address::deserialize(deserializer)?.cell(KIND).map(Self);
+        found.map_err(serde::de::Error::custom)
+    }
+}
+
+/// Shows its name.
+impl fmt::Debug for BoundedSemaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BoundedSemaphore").field(&self.0.0).finish()
+    }
+}
+
+impl Serialize for BoundedSemaphore {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Address::of(&self.0.0).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for BoundedSemaphore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let found = Address::deserialize(deserializer)?.cell(BOUNDED);
+        let found = found.map(|cell| Self(Semaphore(cell)));
         found.map_err(serde::de::Error::custom)
     }
 }

@@ -41,6 +41,27 @@ fn semaphore_test_semaphore() {
     assert_eq!(semaphore.available().sure(), 5);
 }
 
+#[test]
+fn semaphore_test_bounded_semaphore() {
+    let _watchdog = watchdog(60);
+    let Some(world) = World::new() else { return };
+    let semaphore = world.bounded_semaphore(2);
+    let one = semaphore.acquire().sure();
+    let two = semaphore.try_acquire().unwrap();
+    assert_eq!(semaphore.available().sure(), 0);
+    semaphore.try_acquire().unwrap_err();
+    semaphore.acquire_timeout(A_MOMENT).unwrap_err();
+    // They are in our hands, and not missing.
+    semaphore.release().unwrap_err();
+    drop(one);
+    two.consume().sure();
+    assert_eq!(semaphore.available().sure(), 1);
+    semaphore.release().unwrap();
+    assert_eq!(semaphore.available().sure(), 2);
+    let error = semaphore.release().unwrap_err();
+    assert!(error.to_string().contains("at most 2"), "{error}");
+}
+
 // Events.
 
 #[mp::task]
