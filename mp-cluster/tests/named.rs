@@ -81,6 +81,23 @@ fn queue_keeps_what_is_put() {
 }
 
 #[test]
+fn value_that_is_too_large_for_a_queue_is_given_back() {
+    let _watchdog = watchdog(120);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let queue: Queue<Vec<u8>> = cluster(&server).queue("orders").unwrap();
+    let value = vec![7; 2 << 20];
+    let error = queue.put(value.clone()).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("max_payload"), "{text}");
+    assert_eq!(error.into_inner(), value);
+    assert!(queue.is_empty().unwrap());
+    queue.put(vec![7; 512 << 10]).unwrap();
+    assert_eq!(queue.get().unwrap().len(), 512 << 10);
+}
+
+#[test]
 fn item_that_is_not_committed_comes_back() {
     let _watchdog = watchdog(120);
     let Some(server) = Server::start() else {

@@ -225,6 +225,30 @@ fn chunks_grow_to_what_takes_some_time() {
     assert!(chunks < 200, "{chunks} chunks");
 }
 
+#[mp::task]
+fn parent() -> u32 {
+    std::os::unix::process::parent_id()
+}
+
+/// Its own process, and those that have started the workers of a pool that it makes.
+#[mp::task]
+fn parents_of_workers() -> (u32, Vec<u32>) {
+    let pool = mp::Pool::new(2).unwrap();
+    (std::process::id(), pool.starmap(parent, [(); 4]).unwrap())
+}
+
+#[test]
+fn pool_that_a_task_makes_is_of_its_machine() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = server.pool(1);
+    // There is no other worker in the cluster.
+    let (task, parents) = pool.apply(parents_of_workers, ()).unwrap();
+    assert_eq!(parents, [task; 4]);
+}
+
 #[test]
 fn stream_that_is_dropped_leaves_nothing_to_run() {
     let Some(server) = Server::start() else {
