@@ -328,6 +328,25 @@ impl<'p, R: Transfer> Call<'p, R> {
         error
     }
 
+    /// Takes all of it back if no worker has begun with it, and returns the error for that.
+    pub(super) fn recall(&mut self) -> Option<TaskError> {
+        self.adopt();
+        if self.delivered > 0 || self.chunks.len() > 1 {
+            return None;
+        }
+        if let Some(chunk) = self.chunks.front() {
+            let is_fresh = chunk.retried.is_none() && chunk.again.is_empty();
+            let index = chunk.job.filter(|_| is_fresh)?;
+            if !self.pool.recall_job(index) {
+                return None;
+            }
+            self.chunks.clear();
+            self.running = 0;
+        }
+        self.is_exhausted = true;
+        Some(failure::cancelled(false).with_task((self.task.name)()))
+    }
+
     /// Goes on until there are results, and hands them to `sink`, which by now has let go of all that it
     /// had before. If it `is_bounded`, no more items are pulled than keep the workers busy until then.
     pub(super) fn drive(

@@ -45,6 +45,11 @@ pub fn submit_encoded(
     tuned(pool, limit).hand_over(task, source, reach, finish)
 }
 
+/// Ends a job as cancelled, unless a worker has begun with it: then it goes on.
+pub fn recall<R>(job: &Job<R>) {
+    job.recall();
+}
+
 /// Calls the task of that name once in each worker, with the arguments in `record`, and returns at
 /// once.
 ///

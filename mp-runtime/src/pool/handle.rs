@@ -63,6 +63,7 @@ pub(super) struct Shared<R> {
     state: Mutex<Outcome<R>>,
     done: Condvar,
     is_cancelled: AtomicBool,
+    is_recalled: AtomicBool,
 }
 
 struct Outcome<R> {
@@ -92,7 +93,14 @@ impl<R> Shared<R> {
             }),
             done: Condvar::new(),
             is_cancelled: AtomicBool::new(false),
+            is_recalled: AtomicBool::new(false),
         })
+    }
+
+    /// Whether the job is to end unless it has begun.
+    pub(super) fn is_recalled(&self) -> bool {
+        // Relaxed: as for `is_cancelled`.
+        self.is_recalled.load(Ordering::Relaxed)
     }
 
     /// Whether the job is not wanted any more.
@@ -258,6 +266,14 @@ impl<R> Job<R> {
             return;
         }
         self.shared.is_cancelled.store(true, Ordering::Relaxed);
+        if let Some(pool) = self.pool.upgrade() {
+            pool.ring_driver();
+        }
+    }
+
+    /// As [`cancel`](Self::cancel), unless a worker has begun with it: then it goes on.
+    pub(super) fn recall(&self) {
+        self.shared.is_recalled.store(true, Ordering::Relaxed);
         if let Some(pool) = self.pool.upgrade() {
             pool.ring_driver();
         }

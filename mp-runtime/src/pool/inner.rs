@@ -608,6 +608,19 @@ impl Inner {
         }
     }
 
+    /// Takes a job of the parent's back, if no worker is at it and no item of it has begun; whether that
+    /// is so.
+    pub(super) fn recall_job(&self, index: u32) -> bool {
+        let job = self.memory.job(index);
+        let is_taken = self.guest().is_none()
+            && job.first.load(Ordering::Relaxed) == 0
+            && job.withdraw(None) == Withdrawal::Withdrawn;
+        if is_taken {
+            self.release_unread(index);
+        }
+        is_taken
+    }
+
     /// As [`abandon_job`](Self::abandon_job), but has a worker that is at the job killed. Returns
     /// whether an item of it may have begun.
     pub(super) fn kill_job(&self, index: u32) -> bool {

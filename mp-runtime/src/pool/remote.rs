@@ -124,6 +124,11 @@ impl Shipment {
         (count, &records[..records.len() - rest.len()])
     }
 
+    /// Whether its items refer to shared data.
+    pub fn is_sharing(&self) -> bool {
+        self.job().input_parcel.load(Ordering::Relaxed) != 0
+    }
+
     /// The shared data that its items refer to, in the order in which they do.
     ///
     /// # Errors

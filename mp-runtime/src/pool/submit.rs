@@ -262,6 +262,13 @@ where
         let sink = &mut |outcome| outcomes.push(outcome);
         // Nothing is put out for a job that is cancelled before it begins.
         let mut is_over = false;
+        if self.shared.is_recalled()
+            && let Some(error) = call.recall()
+        {
+            self.call = None;
+            self.shared.finish(Err(error.into()));
+            return State::Over;
+        }
         for _ in 0..2 {
             // Results that come make room, which the second turn fills. What is over after that
             // rings the bell.
