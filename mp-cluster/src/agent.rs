@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
@@ -27,19 +28,22 @@ use crate::broadcast;
 use crate::build::Build;
 use crate::connection::Connection;
 use crate::data::Incoming;
-use crate::errand::{End, Errand, Paces};
+use crate::errand::{End, Errand, Stops};
 use crate::error;
 use crate::fault::fault;
 use crate::health::{Health, State};
 use crate::link::{Change, Link, PROGRESS};
 use crate::message::{self, Announcement, Cancelled, Presence, Unwanted, Word};
 use crate::names::Names;
+use crate::pace::Paces;
 use crate::pulls::Pulls;
 
 /// How often it looks whether something is due.
 const TICK: Duration = Duration::from_millis(100);
 /// How long a submitter that does not answer is waited for; then it is gone.
 pub(crate) const SILENCE: Duration = Duration::from_secs(5);
+/// When what has not begun goes to another agent, if there is one: long against [`AHEAD`].
+const LONG: Duration = Duration::from_millis(100);
 /// How long the last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Messages that are held beyond what the workers are at, if one takes less than that: as many as
@@ -114,13 +118,33 @@ struct Agent {
 struct Held {
     /// Where it is acknowledged, if it is in the stream that there is now.
     reply: Option<Subject>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Stops>,
+    /// Since when.
+    since: Instant,
+    /// Jobs of it that are not over.
+    left: Arc<AtomicUsize>,
+}
+
+impl Held {
+    /// Whether it takes so long that others are not to wait behind it.
+    fn is_long(&self) -> bool {
+        self.since.elapsed() >= LONG
+    }
+
+    /// The workers that are at it, as far as is known: what takes long has nothing that has not begun.
+    fn workers(&self) -> usize {
+        match self.is_long() {
+            // Relaxed: it stands alone.
+            true => self.left.load(Ordering::Relaxed).max(1),
+            false => 1,
+        }
+    }
 }
 
 /// What was heard of a submitter.
 enum Heard {
     /// It is there, and does not want these.
-    There(Vec<u64>),
+    There(Unwanted),
     Gone,
 }
 
@@ -234,6 +258,7 @@ impl Agent {
                 _ = tick.tick() => {
                     self.restore();
                     self.look_at_health();
+                    self.recall();
                     if self.is_draining && self.is_away_for_good() {
                         let text = format!(
                             "there has been no connection to the server for {:?}: the outcomes of \
@@ -311,17 +336,21 @@ impl Agent {
         if self.is_draining || self.is_lost || !self.link.is_connected() {
             return;
         }
+        let long = self.held.values().filter(|held| held.is_long());
+        let long = long.map(Held::workers).sum();
+        let held: usize = self.held.values().map(Held::workers).sum();
         let ahead = match self.pace {
             // What it takes here has the time in it that it waits behind others: so they are fewer
             // than it seems.
             Some(pace) if pace < AHEAD => {
                 let ahead = AHEAD.as_nanos().div_ceil(pace.as_nanos().max(1));
-                (ahead as usize * self.presence.workers).min(MOST_AHEAD)
+                let quick = self.presence.workers.saturating_sub(long);
+                (ahead as usize * quick).min(MOST_AHEAD)
             }
             _ => 0,
         };
         let wanted = self.presence.workers + ahead;
-        self.pulls.ask(wanted.saturating_sub(self.held.len())).await;
+        self.pulls.ask(wanted.saturating_sub(held)).await;
     }
 
     /// Takes a message that was pulled, or the news that a pull is over.
@@ -345,10 +374,17 @@ impl Agent {
             held.reply = Some(reply);
             return;
         }
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stops) = watch::channel(Stops::default());
         let is_again = deliveries(&reply) > 1;
         let reply = Some(reply);
-        self.held.insert(key.clone(), Held { reply, stop });
+        let left = Arc::<AtomicUsize>::default();
+        let held = Held {
+            reply,
+            stop,
+            since: Instant::now(),
+            left: left.clone(),
+        };
+        self.held.insert(key.clone(), held);
         fault!("agent.taken");
         let finishing = self.finishing.clone();
         let errand = Errand {
@@ -359,13 +395,14 @@ impl Agent {
             submitter: key.0.clone(),
             id,
             is_again,
+            left,
             host: self.presence.host.clone(),
             patience: self.patience,
             paces: self.paces.clone(),
         };
         tokio::spawn(async move {
             let began = Instant::now();
-            let end = errand.run(&message.payload, stopped).await;
+            let end = errand.run(&message.payload, stops).await;
             let elapsed = began.elapsed();
             let _ = finishing.send(Over { key, elapsed, end });
         });
@@ -437,7 +474,7 @@ impl Agent {
                 let answer = client.request(subject, question.into()).await;
                 let heard = match answer.map_err(|error| error.kind()) {
                     Ok(answer) => match serde_json::from_slice(&answer.payload) {
-                        Ok(Unwanted(ids)) => Heard::There(ids),
+                        Ok(unwanted) => Heard::There(unwanted),
                         Err(_) => return,
                     },
                     Err(RequestErrorKind::NoResponders) => Heard::Gone,
@@ -453,10 +490,11 @@ impl Agent {
         match heard {
             Heard::There(unwanted) => {
                 self.silent.remove(&pool);
-                for id in unwanted {
-                    if let Some(held) = self.held.get(&(pool.clone(), id)) {
-                        held.stop.send_replace(true);
-                    }
+                for id in unwanted.messages {
+                    self.stop_message(&pool, id, None);
+                }
+                for (id, place) in unwanted.jobs {
+                    self.stop_message(&pool, id, Some(place));
                 }
             }
             Heard::Gone => {
@@ -472,7 +510,7 @@ impl Agent {
 
     /// Drops all that is left of a pool whose submitter is gone. One that comes back sends it again.
     fn forget(&mut self, pool: &str) {
-        self.stop(pool, None);
+        self.stop(pool);
         let (link, blobs, pool) = (self.link.clone(), self.blobs.clone(), pool.to_owned());
         tokio::spawn(async move {
             let stream = link.context.get_stream_no_info(link.names.stream()).await;
@@ -489,21 +527,44 @@ impl Agent {
         let Ok(cancelled) = serde_json::from_slice::<Cancelled>(&message.payload) else {
             return;
         };
-        self.stop(&cancelled.pool, cancelled.id);
+        match cancelled.id {
+            Some(id) => self.stop_message(&cancelled.pool, id, cancelled.place),
+            None => self.stop(&cancelled.pool),
+        }
     }
 
-    /// Stops a message of a pool, or all that is done for it.
-    fn stop(&mut self, pool: &str, id: Option<u64>) {
-        for ((of, held_id), held) in &self.held {
-            if of == pool && id.is_none_or(|id| id == *held_id) {
-                held.stop.send_replace(true);
+    /// Stops a message of a pool, or one of its jobs.
+    fn stop_message(&self, pool: &str, id: u64, place: Option<u32>) {
+        if let Some(held) = self.held.get(&(pool.to_owned(), id)) {
+            held.stop.send_modify(|stops| match place {
+                Some(place) => drop(stops.places.insert(place)),
+                None => stops.is_all = true,
+            });
+        }
+    }
+
+    /// Has others do what waits here behind what takes long.
+    fn recall(&self) {
+        if !self.pool.stats().workers.iter().any(|it| it.is_ready) {
+            // All of it waits for workers that are about to be there.
+            return;
+        }
+        for held in self.held.values().filter(|held| held.is_long()) {
+            held.stop
+                .send_if_modified(|stops| !std::mem::replace(&mut stops.is_recalled, true));
+        }
+    }
+
+    /// Stops all that is done for a pool.
+    fn stop(&mut self, pool: &str) {
+        for ((of, _), held) in &self.held {
+            if of == pool {
+                held.stop.send_modify(|stops| stops.is_all = true);
             }
         }
-        if id.is_none() {
-            self.shared.forget(pool);
-            if let Some(stop) = self.broadcasting.remove(pool) {
-                stop.send_replace(true);
-            }
+        self.shared.forget(pool);
+        if let Some(stop) = self.broadcasting.remove(pool) {
+            stop.send_replace(true);
         }
     }
 

@@ -1,12 +1,21 @@
 //! One task message at an agent: from its bytes to the outcomes that its submitter has.
+//!
+//! Each of its jobs is a job of the local pool. Those that are over at the same moment are told
+//! together, while the others go on.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::HashSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_nats::client::{Request, RequestErrorKind};
 use bytes::Bytes;
-use mp::__private::{Content, Encoded, pack_outcomes, pack_refusals, submit_encoded};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use mp::__private::{Content, Encoded, pack_outcomes, pack_refusals, recall, submit_encoded};
 use mp::{Error, Job, Pool, TaskError};
 use tokio::sync::watch;
 
@@ -15,7 +24,8 @@ use crate::blobs::{Blobs, Unavailable, Upload};
 use crate::data::{Incoming, Missing};
 use crate::fault::fault;
 use crate::link::Link;
-use crate::message::{self, Datum, Elsewhere, MISSING, Order, Report, Unwanted, Word};
+use crate::message::{self, Datum, Elsewhere, MISSING, Order, Piece, Report, Told, Unwanted, Word};
+use crate::pace::Paces;
 
 /// How long a submitter may take to take outcomes.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -37,14 +47,13 @@ pub(crate) struct Errand {
     pub(crate) id: u64,
     /// Whether the message was delivered before.
     pub(crate) is_again: bool,
+    /// Jobs of it that are not over, for the agent to see.
+    pub(crate) left: Arc<AtomicUsize>,
     pub(crate) host: String,
     /// How long an object store may not take outcomes.
     pub(crate) patience: Duration,
     pub(crate) paces: Paces,
 }
-
-/// What an item takes, as far as is known, by the task's name.
-pub(crate) type Paces = Arc<Mutex<HashMap<String, Duration>>>;
 
 /// How it ended.
 pub(crate) enum End {
@@ -58,20 +67,124 @@ pub(crate) enum End {
     Broken(Error),
 }
 
+/// What is to end before it is over.
+#[derive(Debug, Default)]
+pub(crate) struct Stops {
+    /// All of it.
+    pub(crate) is_all: bool,
+    /// The jobs at these places.
+    pub(crate) places: HashSet<u32>,
+    /// What has not begun: it is for another agent.
+    pub(crate) is_recalled: bool,
+}
+
 /// What a message has become in the local pool.
 enum Work {
     Begun(Begun),
     /// It cannot be run: the outcomes say why.
-    Refused(Vec<u8>),
+    Refused(Batch),
+    /// It makes no sense.
+    Senseless,
+}
+
+/// Its jobs in the local pool.
+struct Begun {
+    task: String,
+    parts: FuturesUnordered<Part>,
+    /// The shared data that their arguments refer to.
+    _shared: Vec<Arc<Content>>,
 }
 
 /// A job of the local pool, which also tells how long its items have run.
-struct Begun {
-    job: Awaited<(Vec<Result<Encoded, TaskError>>, Duration)>,
-    task: String,
-    count: u32,
-    /// The shared data that its arguments refer to.
-    _shared: Vec<Arc<Content>>,
+struct Part {
+    piece: Piece,
+    job: Awaited<Ran>,
+    is_stopped: bool,
+    is_recalled: bool,
+}
+
+/// What came of its items, and how long they have run.
+type Ran = (Vec<Result<Encoded, TaskError>>, Duration);
+
+impl Future for Part {
+    type Output = (Piece, Ended);
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = std::task::ready!(self.job.0.poll_unpin(context));
+        let ended = match ended {
+            _ if self.is_stopped => Ended::Stopped,
+            Ok(ran) => Ended::Ran(ran),
+            Err(error) if self.is_recalled && is_fresh(&error) => Ended::Back,
+            Err(error) => Ended::Broken(error),
+        };
+        Poll::Ready((self.piece, ended))
+    }
+}
+
+/// Whether a job was cancelled before it began.
+fn is_fresh(error: &Error) -> bool {
+    let task = error.task();
+    task.is_some_and(|task| task.is_cancelled() && !task.may_have_started())
+}
+
+/// How a job of the local pool ended.
+enum Ended {
+    Ran(Ran),
+    /// Nobody wants it.
+    Stopped,
+    /// It was not begun.
+    Back,
+    Broken(Error),
+}
+
+/// What is to be told of jobs.
+#[derive(Default)]
+struct Batch {
+    jobs: Vec<Told>,
+    records: Vec<u8>,
+    back: Vec<u32>,
+    /// That none of the message can be read.
+    is_senseless: bool,
+}
+
+impl Batch {
+    fn add(&mut self, piece: Piece, elapsed: Duration, outcomes: &[u8]) {
+        self.records.extend_from_slice(outcomes);
+        self.jobs.push(Told {
+            place: piece.place,
+            elapsed: elapsed.as_nanos() as u64,
+            len: outcomes.len(),
+        });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.back.is_empty() && !self.is_senseless
+    }
+
+    /// One batch for each job.
+    fn apart(self) -> impl Iterator<Item = Self> {
+        let Self {
+            jobs,
+            records,
+            back,
+            is_senseless: _,
+        } = self;
+        let mut from = 0;
+        let each = jobs.into_iter().map(move |told| {
+            let records = records[from..from + told.len].to_vec();
+            from += told.len;
+            Self {
+                jobs: vec![told],
+                records,
+                ..Self::default()
+            }
+        });
+        let back = Self {
+            back,
+            ..Self::default()
+        };
+        each.chain(std::iter::once(back).filter(|batch| !batch.is_empty()))
+    }
 }
 
 /// A job that ends with whoever waits for it.
@@ -85,31 +198,69 @@ impl<R> Drop for Awaited<R> {
 
 impl Errand {
     /// Sees a message through, unless it is stopped.
-    pub(crate) async fn run(self, message: &[u8], mut stopped: watch::Receiver<bool>) -> End {
+    pub(crate) async fn run(self, message: &[u8], stops: watch::Receiver<Stops>) -> End {
+        let mut stopped = stops.clone();
         tokio::select! {
-            end = self.see_through(message) => end,
-            Ok(()) = stopped.changed() => End::Settled,
+            end = self.see_through(message, stops) => end,
+            Ok(_) = stopped.wait_for(|stops| stops.is_all) => End::Settled,
         }
     }
 
-    async fn see_through(&self, message: &[u8]) -> End {
+    async fn see_through(&self, message: &[u8], mut stops: watch::Receiver<Stops>) -> End {
         if self.is_again && self.is_given_up().await {
             return End::Settled;
         }
-        // What its submitter sizes jobs by is not what they waited, here or on their way.
-        let (records, worked) = match self.begin(message).await {
-            Ok(Work::Refused(records)) => (records, Duration::ZERO),
-            Ok(Work::Begun(mut begun)) => match (&mut begun.job.0).await {
-                Ok((outcomes, worked)) => {
-                    self.learn(&begun.task, worked / begun.count.max(1));
-                    (pack_outcomes(outcomes, &self.host), worked)
-                }
-                Err(error) => return End::Broken(error),
-            },
+        let mut begun = match self.begin(message).await {
+            Ok(Work::Begun(begun)) => begun,
+            Ok(Work::Refused(refusals)) => return self.tell_all(refusals).await,
+            Ok(Work::Senseless) => {
+                let senseless = Batch {
+                    is_senseless: true,
+                    ..Batch::default()
+                };
+                return self.hand_over(&senseless).await;
+            }
             Err(end) => return end,
         };
-        fault!("agent.ran");
-        self.hand_over(worked.as_nanos() as u64, &records).await
+        while !begun.parts.is_empty() {
+            // Relaxed: it stands alone.
+            self.left.store(begun.parts.len(), Ordering::Relaxed);
+            tokio::select! {
+                Some(first) = begun.parts.next() => {
+                    let batch = match self.gather(first, &mut begun) {
+                        Ok(batch) => batch,
+                        Err(error) => return End::Broken(error),
+                    };
+                    fault!("agent.ran");
+                    match self.tell_all(batch).await {
+                        End::Settled => {}
+                        end => return end,
+                    }
+                }
+                Ok(()) = stops.changed() => begun.stop(&stops.borrow_and_update()),
+            }
+        }
+        End::Settled
+    }
+
+    /// What is to be told of the job that is over, and of those that are over as well.
+    fn gather(&self, first: (Piece, Ended), begun: &mut Begun) -> Result<Batch, Error> {
+        let mut batch = Batch::default();
+        let mut next = Some(first);
+        while let Some((piece, ended)) = next {
+            match ended {
+                Ended::Ran((outcomes, worked)) => {
+                    self.paces.learn(&begun.task, worked / piece.count.max(1));
+                    // What its submitter sizes jobs by is not what they waited, here or on their way.
+                    batch.add(piece, worked, &pack_outcomes(outcomes, &self.host));
+                }
+                Ended::Stopped => {}
+                Ended::Back => batch.back.push(piece.place),
+                Ended::Broken(error) => return Err(error),
+            }
+            next = begun.parts.next().now_or_never().flatten();
+        }
+        Ok(batch)
     }
 
     /// Tells the submitter that it begins with what may have cost other agents their lives, and whether
@@ -118,18 +269,31 @@ impl Errand {
         let word = message::pack(&Word::Again { id: self.id }, &[]);
         // Without an answer it is found out later who is there.
         let answer = self.tell(word.into()).await.unwrap_or_default();
-        serde_json::from_slice(&answer).is_ok_and(|Unwanted(ids)| ids.contains(&self.id))
+        let unwanted: Unwanted = serde_json::from_slice(&answer).unwrap_or_default();
+        unwanted.messages.contains(&self.id)
+    }
+
+    /// Asks which jobs of the message are still wanted: one that was cancelled while it waited with
+    /// others could not be taken back.
+    async fn drop_unwanted(&self, pieces: &mut Vec<(Piece, &[u8])>) {
+        let word = message::pack(&Word::AtWork(vec![self.id]), &[]);
+        // Without an answer it is found out later.
+        let answer = self.tell(word.into()).await.unwrap_or_default();
+        let unwanted: Unwanted = serde_json::from_slice(&answer).unwrap_or_default();
+        if unwanted.messages.contains(&self.id) {
+            pieces.clear();
+        }
+        pieces.retain(|(piece, _)| !unwanted.jobs.contains(&(self.id, piece.place)));
     }
 
     /// Has the local pool begin with what is in a message.
     async fn begin(&self, message: &[u8]) -> Result<Work, End> {
         let Some((order, records)) = message::unpack::<Order>(message) else {
-            // Its submitter finds that there is no outcome for each item.
-            return Ok(Work::Refused(Vec::new()));
+            return Ok(Work::Senseless);
         };
         let signature = order.signature.as_deref();
         if let Some(why) = self.link.names.build.objection(&order.task, signature) {
-            return Ok(Work::Refused(pack_refusals(order.count, &why)));
+            return Ok(refused(&order, &why));
         }
         let fetched;
         let records = match &order.blob {
@@ -148,50 +312,46 @@ impl Errand {
             match self.fetch_shared(datum).await {
                 Ok(content) => shared.push(content),
                 Err(Missing::Unavailable) => return Err(End::Again),
-                Err(Missing::Refused(why)) => {
-                    return Ok(Work::Refused(pack_refusals(order.count, &why)));
-                }
+                Err(Missing::Refused(why)) => return Ok(refused(&order, &why)),
             }
         }
-        if order.count as usize > records.len() {
-            // There are no such records: not even that can be said for each of so many.
-            return Ok(Work::Refused(Vec::new()));
+        let Some(mut pieces) = cut(&order.pieces, records) else {
+            return Ok(Work::Senseless);
+        };
+        if pieces.len() > 1 {
+            self.drop_unwanted(&mut pieces).await;
+            fault!("agent.asked");
         }
         let limit = order.limit.map(Duration::from_nanos);
-        let each = lock(&self.paces).get(&order.task).copied();
-        let items = (order.count, records.to_vec());
-        match submit_encoded(&self.pool, &order.task, items, &shared, limit, each) {
-            Ok(job) => {
-                fault!("agent.begun");
-                Ok(Work::Begun(Begun {
-                    job: Awaited(job),
-                    task: order.task,
-                    count: order.count,
-                    _shared: shared,
-                }))
+        let each = self.paces.of(&order.task);
+        let parts = FuturesUnordered::new();
+        for (piece, records) in pieces {
+            let items = (piece.count, records.to_vec());
+            match submit_encoded(&self.pool, &order.task, items, &shared, limit, each) {
+                Ok(job) => {
+                    parts.push(Part {
+                        piece,
+                        job: Awaited(job),
+                        is_stopped: false,
+                        is_recalled: false,
+                    });
+                    fault!("agent.begun");
+                }
+                Err(error)
+                    if error.is_unknown_task()
+                        || error.is_ambiguous_task()
+                        || error.is_not_decoded() =>
+                {
+                    return Ok(refused(&order, &error.to_string()));
+                }
+                Err(error) => return Err(End::Broken(error)),
             }
-            Err(error)
-                if error.is_unknown_task()
-                    || error.is_ambiguous_task()
-                    || error.is_not_decoded() =>
-            {
-                let refusals = pack_refusals(order.count, &error.to_string());
-                Ok(Work::Refused(refusals))
-            }
-            Err(error) => Err(End::Broken(error)),
         }
-    }
-
-    /// Learns what an item of a task takes.
-    fn learn(&self, task: &str, each: Duration) {
-        let mut paces = lock(&self.paces);
-        match paces.get_mut(task) {
-            // What takes longer counts more: a job that is too long hurts more than one that is too
-            // short.
-            Some(pace) if each > *pace => *pace = (*pace + each) / 2,
-            Some(pace) => *pace = (*pace * 3 + each) / 4,
-            None => drop(paces.insert(task.to_owned(), each)),
-        }
+        Ok(Work::Begun(Begun {
+            task: order.task,
+            parts,
+            _shared: shared,
+        }))
     }
 
     /// Gets arguments from the object store.
@@ -226,9 +386,32 @@ impl Errand {
         let _ = self.tell(lacking.into()).await;
     }
 
+    /// Tells what became of jobs, of each by itself if together they are too much for a message.
+    async fn tell_all(&self, batch: Batch) -> End {
+        if batch.jobs.len() <= 1 || batch.records.len() <= self.most() {
+            return self.hand_over(&batch).await;
+        }
+        for one in batch.apart() {
+            match self.hand_over(&one).await {
+                End::Settled => {}
+                end => return end,
+            }
+        }
+        End::Settled
+    }
+
+    /// Bytes of outcomes that a message may have.
+    fn most(&self) -> usize {
+        // They may be more than the arguments, which have made the submitter's message full.
+        self.link.client.max_payload().saturating_sub(HEAD)
+    }
+
     /// Hands outcomes over, as often as it takes: while the server is away, or has no leader, that
     /// does not work, and they are not run again for it.
-    async fn hand_over(&self, elapsed: u64, records: &[u8]) -> End {
+    async fn hand_over(&self, batch: &Batch) -> End {
+        if batch.is_empty() {
+            return End::Settled;
+        }
         let mut pause = Pause::default();
         let mut silent = None;
         let mut unstored: Option<Instant> = None;
@@ -240,12 +423,12 @@ impl Errand {
                 continue;
             }
             if message.is_none() {
-                message = match self.pack(elapsed, records).await {
+                message = match self.pack(batch).await {
                     Ok(packed) => Some(packed),
                     Err(Unavailable(why)) => {
                         let since = *unstored.get_or_insert_with(Instant::now);
                         let is_over = since.elapsed() >= self.patience;
-                        is_over.then(|| (self.failed(records, &why), None))
+                        is_over.then(|| (self.failed(batch, &why), None))
                     }
                 };
             }
@@ -256,7 +439,7 @@ impl Errand {
                         let since = *unstored.get_or_insert_with(Instant::now);
                         if since.elapsed() >= self.patience {
                             let why = "what was put there is not there";
-                            message = Some((self.failed(records, why), None));
+                            message = Some((self.failed(batch, why), None));
                         }
                     }
                     Ok(_) => {
@@ -292,19 +475,21 @@ impl Errand {
     }
 
     /// Outcomes as a message; what is too large for one is put into the object store.
-    async fn pack(
-        &self,
-        elapsed: u64,
-        records: &[u8],
-    ) -> Result<(Bytes, Option<Upload>), Unavailable> {
+    async fn pack(&self, batch: &Batch) -> Result<(Bytes, Option<Upload>), Unavailable> {
+        if batch.is_senseless {
+            let why = "the message makes no sense to the worker's machine".to_owned();
+            let (id, place) = (self.id, None);
+            let word = Word::Failed { id, place, why };
+            return Ok((message::pack(&word, &[]).into(), None));
+        }
         let mut report = Report {
             id: self.id,
-            elapsed,
+            jobs: batch.jobs.clone(),
+            back: batch.back.clone(),
             blob: None,
         };
-        // They may be more than the arguments, which have made the submitter's message full.
-        let most = self.link.client.max_payload().saturating_sub(HEAD);
-        if records.len() <= most {
+        let records = &batch.records;
+        if records.len() <= self.most() {
             return Ok((message::pack(&Word::Done(report), records).into(), None));
         }
         let name = Blobs::new_name(&self.submitter);
@@ -316,13 +501,55 @@ impl Errand {
         Ok((message.into(), Some(upload)))
     }
 
-    fn failed(&self, records: &[u8], why: &str) -> Bytes {
-        let (id, len) = (self.id, records.len());
+    fn failed(&self, batch: &Batch, why: &str) -> Bytes {
+        let (id, len) = (self.id, batch.records.len());
+        // What is too large for a message is of one job.
+        let place = batch.jobs.first().map(|told| told.place);
         let why = format!(
             "its outcomes take {len} bytes, and the server's object store does not take them: {why}"
         );
-        message::pack(&Word::Failed { id, why }, &[]).into()
+        message::pack(&Word::Failed { id, place, why }, &[]).into()
     }
+}
+
+impl Begun {
+    /// Ends what nobody wants, and what has not begun if it is for another agent.
+    fn stop(&mut self, stops: &Stops) {
+        for part in self.parts.iter_mut() {
+            if !part.is_stopped && stops.places.contains(&part.piece.place) {
+                part.is_stopped = true;
+                part.job.0.cancel();
+            } else if !part.is_recalled && stops.is_recalled {
+                part.is_recalled = true;
+                recall(&part.job.0);
+            }
+        }
+    }
+}
+
+/// The jobs of a message, each with its records; `None` if they are not there.
+fn cut<'a>(pieces: &[Piece], mut records: &'a [u8]) -> Option<Vec<(Piece, &'a [u8])>> {
+    let cut = pieces.iter().map(|piece| {
+        let (own, rest) = records.split_at_checked(piece.len)?;
+        records = rest;
+        // No record is empty.
+        (piece.count as usize <= own.len()).then_some((*piece, own))
+    });
+    cut.collect()
+}
+
+/// What is said of jobs that came to no worker.
+fn refused(order: &Order, why: &str) -> Work {
+    let mut refusals = Batch::default();
+    for piece in &order.pieces {
+        if piece.count as usize > piece.len {
+            // There are no such records: not even that can be said for each of so many.
+            return Work::Senseless;
+        }
+        let outcomes = pack_refusals(piece.count, why);
+        refusals.add(*piece, Duration::ZERO, &outcomes);
+    }
+    Work::Refused(refusals)
 }
 
 /// Pauses that grow.
@@ -335,9 +562,4 @@ impl Pause {
         self.0 = (self.0 * 2).clamp(first, longest);
         tokio::time::sleep(self.0).await;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is under it is whole at any moment.
-    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
 }

@@ -15,6 +15,7 @@ mod link;
 mod message;
 pub mod named;
 mod names;
+mod pace;
 mod pulls;
 mod roll;
 mod submitter;

@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 /// Workers that an agent may have. One that says more is not believed.
 const MOST_WORKERS: usize = 1 << 16;
 
-/// Tasks on their way to an agent; behind it the records of their arguments, before which stand, as a
-/// message of its own, the [`Datum`]s that these refer to, if they do.
+/// Jobs of a task on their way to an agent; behind it the records of their arguments, before which
+/// stand, as a message of its own, the [`Datum`]s that these refer to, if they do.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) task: String,
-    pub(crate) count: u32,
-    /// Nanoseconds that each may take.
+    pub(crate) pieces: Vec<Piece>,
+    /// Nanoseconds that each item may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<u64>,
     /// What the task is to its submitter, where it may be another here.
@@ -28,6 +28,17 @@ pub(crate) struct Order {
     /// Where the records are, if they are not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) blob: Option<Elsewhere>,
+}
+
+/// A job in a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Piece {
+    /// Its place among the jobs that the message had when it was first sent.
+    pub(crate) place: u32,
+    /// How many items it has.
+    pub(crate) count: u32,
+    /// Bytes of their records.
+    pub(crate) len: usize,
 }
 
 fn is_false(flag: &bool) -> bool {
@@ -68,8 +79,12 @@ pub(crate) struct Elsewhere {
 pub(crate) enum Word {
     /// Here are outcomes; behind it their records. The answer is empty, or [`MISSING`].
     Done(Report),
-    /// There are outcomes, but no way to hand them over, and why.
-    Failed { id: u64, why: String },
+    /// There are outcomes of a job, but no way to hand them over, and why; or of all of a message.
+    Failed {
+        id: u64,
+        place: Option<u32>,
+        why: String,
+    },
     /// The arguments are not in the object store.
     Lacking { id: u64 },
     /// It is about to begin with what another agent may have begun: the answer is [`Unwanted`].
@@ -82,18 +97,35 @@ pub(crate) enum Word {
 pub(crate) const MISSING: &[u8] = b"missing";
 
 /// What an agent need not be at.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Unwanted(pub(crate) Vec<u64>);
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unwanted {
+    pub(crate) messages: Vec<u64>,
+    /// Jobs of other messages, with their places there.
+    pub(crate) jobs: Vec<(u64, u32)>,
+}
 
-/// Their outcomes on the way back.
+/// What became of jobs of a message.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) id: u64,
-    /// Nanoseconds that they took.
-    pub(crate) elapsed: u64,
+    /// Those that are over, in the order of their records.
+    pub(crate) jobs: Vec<Told>,
+    /// The places of those that were not begun, and are for another agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) back: Vec<u32>,
     /// Where the records are, if they are not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) blob: Option<Elsewhere>,
+}
+
+/// A job that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) place: u32,
+    /// Nanoseconds that its items have run.
+    pub(crate) elapsed: u64,
+    /// Bytes of the records of their outcomes.
+    pub(crate) len: usize,
 }
 
 /// What an agent answers to the question who is there.
@@ -116,11 +148,12 @@ impl Presence {
     }
 }
 
-/// What is not wanted any more: a task message of a pool, or all of them.
+/// What is not wanted any more: a job of a message of a pool, all of a message, or all messages.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cancelled {
     pub(crate) pool: String,
     pub(crate) id: Option<u64>,
+    pub(crate) place: Option<u32>,
 }
 
 /// A head and bytes as one message.
@@ -154,7 +187,12 @@ mod tests {
     fn message_comes_apart_as_it_was_put_together() {
         let word = Word::Done(Report {
             id: 7,
-            elapsed: 9,
+            jobs: vec![Told {
+                place: 1,
+                elapsed: 9,
+                len: 7,
+            }],
+            back: vec![2],
             blob: None,
         });
         let message = pack(&word, b"records");

@@ -105,6 +105,53 @@ fn agent_that_is_killed_anywhere_costs_no_item_and_its_outcome_is_seen_once() {
     });
 }
 
+#[test]
+fn agent_that_is_killed_among_short_jobs_costs_none_of_them() {
+    let _watchdog = watchdog(240);
+    if Server::start().is_none() {
+        return;
+    }
+    // Each comes once for each of the first jobs, but for the second: that is of several.
+    let points = [
+        "agent.begun:25",
+        "agent.asked",
+        "agent.ran:22",
+        "agent.handed:22",
+    ];
+    at_each(&points, |point| {
+        let server = Server::start().unwrap();
+        let mut first = Agent::with(&server.url(), 1, |command| {
+            command.env("MP_FAULT", point);
+        });
+        let pool = server.pool(1);
+        for x in 0..20 {
+            assert_eq!(pool.apply(support::square, (x,)).unwrap(), x * x);
+        }
+        let mut jobs = Vec::new();
+        // They are only as short as this machine is quick.
+        eventually(point, || {
+            let new = jobs.len() as u64..jobs.len() as u64 + 200;
+            let new: Vec<_> = new
+                .map(|x| pool.submit(support::square, (x,)).unwrap())
+                .collect();
+            let is_over = || new.iter().all(mp::Job::is_done);
+            eventually(point, || first.has_ended().is_some() || is_over());
+            jobs.extend(new);
+            first.has_ended().is_some()
+        });
+        let status = first.has_ended().unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
+        let _second = server.agent(1);
+        let count = 20 + jobs.len() as u64;
+        for (x, job) in (0..).zip(jobs) {
+            assert_eq!(job.wait().unwrap(), x * x, "{point}");
+        }
+        assert_eq!(pool.stats().done, count, "{point}");
+        drop(pool);
+        await_empty(&server);
+    });
+}
+
 /// A program that submits one task; see `submitter_that_is_killed_anywhere_leaves_nothing`.
 #[test]
 fn submitter() {

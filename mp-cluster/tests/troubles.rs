@@ -306,17 +306,25 @@ fn what_makes_no_sense_harms_nobody() {
         for message in [
             vec![],
             vec![255; 100],
-            message(r#"{"task":"no such","count":4294967295}"#, b""),
             message(
-                r#"{"task":"troubles::support::square","count":4294967295}"#,
-                b"x",
-            ),
-            message(
-                r#"{"task":"troubles::support::square","count":1,"limit":18446744073709551615,"blob":{"name":"x","len":18446744073709551615}}"#,
+                r#"{"task":"no such","pieces":[{"place":0,"count":4294967295,"len":0}]}"#,
                 b"",
             ),
             message(
-                r#"{"task":"troubles::support::square","count":1,"blob":{"name":"","len":18446744073709551615}}"#,
+                r#"{"task":"troubles::support::square","pieces":[{"place":4294967295,"count":4294967295,"len":1}]}"#,
+                b"x",
+            ),
+            message(
+                r#"{"task":"troubles::support::square","pieces":[{"place":0,"count":1,"len":18446744073709551615},{"place":0,"count":1,"len":1}]}"#,
+                b"x",
+            ),
+            message(r#"{"task":"troubles::support::square","pieces":[]}"#, b"x"),
+            message(
+                r#"{"task":"troubles::support::square","pieces":[{"place":0,"count":1,"len":1}],"limit":18446744073709551615,"blob":{"name":"x","len":18446744073709551615}}"#,
+                b"",
+            ),
+            message(
+                r#"{"task":"troubles::support::square","pieces":[{"place":0,"count":1,"len":1}],"blob":{"name":"","len":18446744073709551615}}"#,
                 b"",
             ),
         ] {

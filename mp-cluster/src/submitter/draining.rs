@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::out::Outstanding;
+use super::out::Message;
 use super::{CLOSING, State};
 use crate::link::PROGRESS;
 
@@ -32,13 +32,20 @@ impl State {
             return;
         }
         let now = Instant::now();
-        let is_nowhere = |out: &Outstanding| !out.is_fetching && !out.is_at_work(now);
-        for (_, out) in self.out.extract_if(|_, out| is_nowhere(out)) {
-            match out.at_work {
-                None => out.shipment.give_back(),
-                Some(_) => out.shipment.lose(
-                    "who had it has not been heard of for a while, and the pool is being drained",
-                ),
+        let is_nowhere = |_, out: &Message| !out.is_fetching && !out.is_at_work(now);
+        for id in self.out.ids(is_nowhere) {
+            let was_at_work = self
+                .out
+                .get_mut(id)
+                .is_some_and(|out| out.at_work.is_some());
+            for shipment in self.out.remove(id) {
+                match was_at_work {
+                    false => shipment.give_back(),
+                    true => shipment.lose(
+                        "who had it has not been heard of for a while, and the pool is being \
+                         drained",
+                    ),
+                }
             }
         }
     }

@@ -1,9 +1,9 @@
 //! The side that submits: one thread that owns the connection, sends task messages and takes outcomes.
 //!
-//! The pool gives it jobs as [`Shipment`]s. Each becomes one message in the stream of tasks; its
-//! outcomes come as a request, which is answered once they are taken, so that the agent that has
-//! them keeps them until then. What was delivered twice is dropped: a shipment is taken from
-//! [`State::out`] once.
+//! The pool gives it jobs as [`Shipment`]s. Each becomes one message in the stream of tasks, or short
+//! ones of a task become one together; outcomes come as requests, which are answered once they are
+//! taken, so that the agent that has them keeps them until then. What was delivered twice is dropped:
+//! a shipment is taken from [`State::out`] once.
 //!
 //! After a reconnect everything that is out is sent again: a server that still has a message with
 //! that subject refuses the second, and one that has lost it, as a restarted one with its stream in
@@ -15,16 +15,18 @@
 //! - `workers`: who is there.
 //! - `trouble`: what may go wrong.
 //! - `draining`: a pool that is drained.
-//! - `out`: the jobs that are out.
+//! - `out`: what is out.
+//! - `envelope`: which jobs go in one message.
 
 mod draining;
+mod envelope;
 mod out;
 mod sending;
 mod trouble;
 mod words;
 mod workers;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
@@ -36,7 +38,7 @@ use mp::__private::{Carrier, Shipment};
 use mp::{Error, WorkerStats};
 use tokio::sync::mpsc;
 
-use self::out::Outstanding;
+use self::out::Out;
 use self::sending::Sent;
 use self::words::Fetched;
 use crate::blobs::Blobs;
@@ -47,12 +49,15 @@ use crate::data::Outgoing;
 use crate::error;
 use crate::link::{Change, Link};
 use crate::names::Names;
+use crate::pace::Paces;
 use crate::roll::Roll;
 
 /// How often it looks after what is out.
 const TICK: Duration = Duration::from_millis(250);
 /// How often it looks which messages the server has.
 const CHECK: Duration = Duration::from_secs(5);
+/// What the pool asks for is looked at so much at a time.
+const MOST_COMMANDS: usize = 512;
 /// How long ending a pool waits until the server knows.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -185,7 +190,10 @@ struct State {
     inbox: String,
     roll: Roll,
     workers: Arc<Workers>,
-    out: HashMap<u64, Outstanding>,
+    /// Jobs that are about to be sent.
+    waiting: Vec<Shipment>,
+    paces: Paces,
+    out: Out,
     /// What became of messages that were sent, and of purges.
     sent: mpsc::UnboundedReceiver<(u64, Sent)>,
     sending: mpsc::UnboundedSender<(u64, Sent)>,
@@ -252,7 +260,9 @@ impl State {
             inbox,
             roll: Roll::default(),
             workers,
-            out: HashMap::new(),
+            waiting: Vec::new(),
+            paces: Paces::default(),
+            out: Out::default(),
             sent,
             sending,
             fetched,
@@ -277,17 +287,15 @@ impl State {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut given = Vec::new();
         let closing = loop {
             tokio::select! {
-                command = commands.recv() => match command {
-                    Some(Command::Ship(shipment)) => self.ship(shipment),
-                    Some(Command::Withdraw(id)) => self.take_back(id),
-                    Some(Command::Cancel(id)) => self.cancel(id).await,
-                    Some(Command::Broadcast(broadcast)) => self.broadcast(broadcast),
-                    Some(Command::Drain) => self.drain().await,
-                    Some(Command::Close(closing)) => break Some(closing),
-                    None => break None,
-                },
+                count = commands.recv_many(&mut given, MOST_COMMANDS) => {
+                    let closing = self.follow(&mut given).await;
+                    if closing.is_some() || count == 0 {
+                        break closing;
+                    }
+                }
                 Some(message) = self.outcomes.next() => self.take_word(&message).await,
                 Some((id, sent)) = self.sent.recv() => self.note_sent(id, sent),
                 Some(fetched) = self.fetched.recv() => self.note_fetched(fetched).await,
@@ -301,6 +309,29 @@ impl State {
         };
         self.close().await;
         drop(closing);
+    }
+
+    /// Does what the pool asks for; whoever waits for the end, if that is what it asks for.
+    async fn follow(&mut self, given: &mut Vec<Command>) -> Option<std_mpsc::Sender<()>> {
+        let mut closing = None;
+        for command in given.drain(..) {
+            if let Command::Ship(shipment) = command {
+                self.waiting.push(shipment);
+                continue;
+            }
+            // What was asked for before.
+            self.send_waiting();
+            match command {
+                Command::Ship(_) => {}
+                Command::Withdraw(job) => self.withdraw(job),
+                Command::Cancel(job) => self.cancel(job).await,
+                Command::Broadcast(broadcast) => self.broadcast(broadcast),
+                Command::Drain => self.drain().await,
+                Command::Close(ended) => closing = Some(ended),
+            }
+        }
+        self.send_waiting();
+        closing
     }
 
     /// Has every agent that is there run a task once in each of its workers.
@@ -330,7 +361,7 @@ impl State {
     async fn close(&mut self) {
         self.is_untidy |= !self.out.is_empty();
         self.out.clear();
-        self.tell_agents(None).await;
+        self.tell_agents(None, None).await;
         let purge = self
             .stream
             .purge()

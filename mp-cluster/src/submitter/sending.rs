@@ -6,13 +6,12 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
 use mp::__private::{Content, Shipment};
 
-use super::out::Outstanding;
-use super::{State, TICK};
+use super::{State, TICK, envelope};
 use crate::blobs::{Blobs, INLINE, Stored, Unavailable};
 use crate::data::Outgoing;
 use crate::error::chain;
 use crate::fault::fault;
-use crate::message::{self, Cancelled, Elsewhere, Order};
+use crate::message::{self, Cancelled, Elsewhere, Order, Piece};
 
 /// What a message is to hold.
 enum Payload {
@@ -80,56 +79,68 @@ pub(super) enum Sent {
 }
 
 impl State {
-    /// Sends a job's message.
-    pub(super) fn ship(&mut self, shipment: Shipment) {
-        let id = shipment.id();
-        let out = Outstanding {
-            shipment,
-            stored: Stored::default(),
-            is_fetching: false,
-            since: Instant::now(),
-            again: None,
-            taken: None,
-            at_work: None,
-            unstored: None,
-            lost: 0,
-        };
-        self.out.insert(id, out);
+    /// Sends the jobs that wait for it, short ones of a task together.
+    pub(super) fn send_waiting(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        for jobs in envelope::pack(waiting, &self.paces) {
+            self.send_new(jobs, 0);
+        }
+    }
+
+    /// Sends jobs in a message, with which so many agents were lost.
+    pub(super) fn send_new(&mut self, jobs: Vec<Shipment>, lost: u32) {
+        let id = self.out.put(jobs, lost);
         self.send(id);
     }
 
-    /// Sends the message of a job that is out, if it still is.
+    /// Sends a message that is out, if it still is, with the jobs that are left in it.
     pub(super) fn send(&mut self, id: u64) {
         if !self.link.is_connected() || self.is_draining {
             // Everything is sent again once there is a connection, or given back.
             return;
         }
-        let Some(out) = self.out.get_mut(&id) else {
+        let Some(out) = self.out.get_mut(id) else {
             return;
         };
         out.taken = None;
         out.again = None;
-        let shared = match out.shipment.shared() {
+        let mut pieces = Vec::with_capacity(out.left());
+        let mut items = Vec::new();
+        let mut shared = Ok(Vec::new());
+        let mut order = None;
+        for (place, shipment) in out.jobs() {
+            let (count, records) = shipment.items();
+            items.extend_from_slice(records);
+            let len = records.len();
+            pieces.push(Piece { place, count, len });
+            if shipment.is_sharing() {
+                // It is alone.
+                shared = shipment.shared();
+            }
+            // They are of one task, on the same terms.
+            order.get_or_insert_with(|| Order {
+                task: shipment.task().to_owned(),
+                pieces: Vec::new(),
+                limit: shipment.limit().map(|limit| limit.as_nanos() as u64),
+                signature: self.link.names.build.signature(shipment.task()),
+                is_sharing: shipment.is_sharing(),
+                blob: None,
+            });
+        }
+        let Some(mut order) = order else { return };
+        order.pieces = pieces;
+        let shared = match shared {
             Ok(shared) => shared,
             Err(error) => return self.note_sent(id, Sent::Refused(error.to_string())),
         };
-        let (count, items) = out.shipment.items();
-        let order = Order {
-            task: out.shipment.task().to_owned(),
-            count,
-            limit: out.shipment.limit().map(|limit| limit.as_nanos() as u64),
-            signature: self.link.names.build.signature(out.shipment.task()),
-            is_sharing: !shared.is_empty(),
-            blob: None,
-        };
         let payload = match shared.is_empty() && items.len() <= INLINE {
-            true => Payload::Ready(message::pack(&order, items)),
+            true => Payload::Ready(message::pack(&order, &items)),
             false => {
                 // What was stored for it before is kept until then.
                 let before = std::mem::take(&mut out.stored);
                 Payload::Due(Box::new(Due {
                     order,
-                    items: items.to_vec(),
+                    items,
                     shared,
                     pool: self.pool.clone(),
                     blobs: self.blobs.clone(),
@@ -195,7 +206,7 @@ impl State {
             Sent::Taken => {
                 fault!("submit.sent");
                 self.full = None;
-                if let Some(out) = self.out.get_mut(&id) {
+                if let Some(out) = self.out.get_mut(id) {
                     out.taken = Some(Instant::now());
                     out.unstored = None;
                 }
@@ -215,41 +226,52 @@ impl State {
                 self.send_later(id);
             }
             Sent::Refused(why) => {
-                if let Some(out) = self.out.remove(&id) {
-                    out.shipment.refuse(&why);
+                for shipment in self.out.remove(id) {
+                    shipment.refuse(&why);
                 }
             }
             Sent::TakenBack => {
-                if let Some(out) = self.out.remove(&id) {
-                    out.shipment.refuse("it was taken back");
+                for shipment in self.out.remove(id) {
+                    shipment.refuse("it was taken back");
                 }
             }
         }
     }
 
     pub(super) fn send_later(&mut self, id: u64) {
-        if let Some(out) = self.out.get_mut(&id) {
+        if let Some(out) = self.out.get_mut(id) {
             out.again = Some(Instant::now() + TICK);
         }
     }
 
-    /// The arguments of a job are not in the object store: for a while they are put there again.
+    /// The arguments of a message are not in the object store: for a while they are put there again.
     pub(super) fn note_unstored(&mut self, id: u64, why: &str) {
-        let Some(out) = self.out.get_mut(&id) else {
+        let Some(out) = self.out.get_mut(id) else {
             return;
         };
         let since = *out.unstored.get_or_insert_with(Instant::now);
         if since.elapsed() < self.patience {
-            self.send_later(id);
-        } else if let Some(out) = self.out.remove(&id) {
-            let shared = out.shipment.shared().unwrap_or_default();
+            return self.send_later(id);
+        }
+        for shipment in self.out.remove(id) {
+            let shared = shipment.shared().unwrap_or_default();
             let shared: usize = shared.iter().map(|it| it.bytes().len()).sum();
             let text = format!(
                 "its arguments take {} bytes, and the server's object store does not take them: \
                  {why}",
-                out.shipment.items().1.len() + shared
+                shipment.items().1.len() + shared
             );
-            out.shipment.refuse(&text);
+            shipment.refuse(&text);
+        }
+        self.take_back(id);
+    }
+
+    /// Nobody waits for a job any more: its message need not be begun, if that is so of all in it.
+    pub(super) fn withdraw(&mut self, job: u64) {
+        if let Some((id, place)) = self.out.find(job)
+            && let Some(out) = self.out.get_mut(id)
+            && !out.is_wanted_without(place)
+        {
             self.take_back(id);
         }
     }
@@ -272,21 +294,30 @@ impl State {
         });
     }
 
-    pub(super) async fn cancel(&mut self, id: u64) {
+    pub(super) async fn cancel(&mut self, job: u64) {
         self.is_untidy = true;
-        self.take_back(id);
-        self.tell_agents(Some(id)).await;
-        if let Some(out) = self.out.remove(&id) {
-            out.shipment.lose("it was cancelled");
+        let Some((id, place)) = self.out.find(job) else {
+            return;
+        };
+        if let Some(shipment) = self.out.take(id, place) {
+            shipment.lose("it was cancelled");
         }
+        let is_last = self.out.get_mut(id).is_none();
+        if is_last {
+            self.take_back(id);
+        }
+        // Who is at the message stops the job; who takes it later asks which of several are wanted.
+        self.tell_agents(Some(id), (!is_last).then_some(place))
+            .await;
     }
 
-    pub(super) async fn tell_agents(&self, id: Option<u64>) {
+    /// Tells agents that a job is not wanted any more, or all of a message, or all of the pool.
+    pub(super) async fn tell_agents(&self, id: Option<u64>, place: Option<u32>) {
         if !self.link.is_connected() {
             return;
         }
         let pool = self.pool.clone();
-        let cancelled = message::pack_head(&Cancelled { pool, id });
+        let cancelled = message::pack_head(&Cancelled { pool, id, place });
         let subject = self.link.names.cancelled();
         // Whom it does not reach hears it when it says what it is at.
         let _ = self.link.client.publish(subject, cancelled.into()).await;

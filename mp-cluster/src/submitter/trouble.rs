@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 
-use super::out::Outstanding;
+use super::out::Message;
 use super::{CHECK, State};
 use crate::link::Change;
 
@@ -42,11 +42,11 @@ impl State {
         self.emptied = None;
         let now = Instant::now();
         let mut lacking = Vec::new();
-        for (id, out) in &mut self.out {
+        for (id, out) in self.out.iter_mut() {
             match out.is_at_work(now) {
                 // It is looked for once its agent had the time to say that it still is.
                 true => out.taken = Some(now),
-                false => lacking.push(*id),
+                false => lacking.push(id),
             }
         }
         for id in lacking {
@@ -84,13 +84,12 @@ impl State {
     pub(super) fn note_found(&mut self, asked: Instant, found: &HashSet<u64>) {
         let now = Instant::now();
         self.heard = now;
-        let is_lost = |(id, out): &(&u64, &Outstanding)| {
+        let lost = self.out.ids(|id, out| {
             // What an agent has handed over is taken from `out` before its message goes.
             out.taken.is_some_and(|taken| taken < asked)
-                && !found.contains(id)
+                && !found.contains(&id)
                 && !out.is_at_work(now)
-        };
-        let lost: Vec<_> = self.out.iter().filter(is_lost).map(|(id, _)| *id).collect();
+        });
         for id in lost {
             self.send(id);
         }
@@ -107,13 +106,8 @@ impl State {
                 self.count_workers();
                 self.call_roll().await;
             }
-            let due = |out: &Outstanding| out.again.is_some_and(|again| again <= now);
-            let due: Vec<_> = self
-                .out
-                .iter()
-                .filter(|(_, out)| due(out))
-                .map(|(id, _)| *id)
-                .collect();
+            let is_due = |_, out: &Message| out.again.is_some_and(|again| again <= now);
+            let due = self.out.ids(is_due);
             for id in due {
                 self.send(id);
             }
@@ -152,19 +146,21 @@ impl State {
 
     /// Fails what the server has not taken.
     fn refuse_waiting(&mut self, why: &str) {
-        let waiting: Vec<_> = self.out.extract_if(|_, out| out.again.is_some()).collect();
-        for (_, out) in waiting {
-            out.shipment.refuse(why);
+        for id in self.out.ids(|_, out| out.again.is_some()) {
+            for shipment in self.out.remove(id) {
+                shipment.refuse(why);
+            }
         }
     }
 
     /// Fails what has been out for so long: what was called just now is waited for as well.
     fn give_up(&mut self, patience: Duration, why: &str) {
-        let old = |out: &Outstanding| out.since.elapsed() >= patience;
-        let out: Vec<_> = self.out.extract_if(|_, out| old(out)).collect();
-        self.is_untidy |= !out.is_empty();
-        for (id, Outstanding { shipment, .. }) in out {
-            shipment.lose(why);
+        let old = self.out.ids(|_, out| out.since.elapsed() >= patience);
+        self.is_untidy |= !old.is_empty();
+        for id in old {
+            for shipment in self.out.remove(id) {
+                shipment.lose(why);
+            }
             self.take_back(id);
         }
     }

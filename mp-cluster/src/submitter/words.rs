@@ -29,7 +29,7 @@ impl State {
         let mut answer = Vec::new();
         match word {
             Word::Done(report) => {
-                if let Some(out) = self.out.get_mut(&report.id)
+                if let Some(out) = self.out.get_mut(report.id)
                     && let Some(blob) = report.blob.clone()
                 {
                     if !out.is_fetching {
@@ -43,13 +43,17 @@ impl State {
                 self.finish(&report, records);
                 fault!("submit.finished");
             }
-            Word::Failed { id, why } => {
-                if let Some(out) = self.out.remove(&id) {
-                    out.shipment.lose(&why);
+            Word::Failed { id, place, why } => {
+                let failed = match place {
+                    Some(place) => self.out.take(id, place).into_iter().collect(),
+                    None => self.out.remove(id),
+                };
+                for shipment in failed {
+                    shipment.lose(&why);
                 }
             }
             Word::Lacking { id } => {
-                if let Some(out) = self.out.get_mut(&id)
+                if let Some(out) = self.out.get_mut(id)
                     && out.again.is_none()
                 {
                     // It was not begun.
@@ -59,22 +63,26 @@ impl State {
                 }
             }
             Word::Again { id } => {
-                let unwanted = match self.note_lost(id) {
-                    true => Vec::new(),
-                    false => vec![id],
-                };
-                answer = message::pack_head(&Unwanted(unwanted));
+                let mut unwanted = Unwanted::default();
+                if !self.note_lost(id) {
+                    unwanted.messages.push(id);
+                }
+                answer = message::pack_head(&unwanted);
             }
             Word::AtWork(ids) => {
                 let now = Instant::now();
-                let mut unwanted = Vec::new();
+                let mut unwanted = Unwanted::default();
                 for id in ids {
-                    match self.out.get_mut(&id) {
-                        Some(out) => out.at_work = Some(now),
-                        None => unwanted.push(id),
+                    match self.out.get_mut(id) {
+                        Some(out) => {
+                            out.at_work = Some(now);
+                            let over = out.over().map(|place| (id, place));
+                            unwanted.jobs.extend(over);
+                        }
+                        None => unwanted.messages.push(id),
                     }
                 }
-                answer = message::pack_head(&Unwanted(unwanted));
+                answer = message::pack_head(&unwanted);
             }
         }
         // Also of outcomes that were taken before: the agent did not hear of it.
@@ -83,30 +91,62 @@ impl State {
 
     /// An agent has what another one did not bring to an end; whether it is to begin with it.
     fn note_lost(&mut self, id: u64) -> bool {
-        let Some(out) = self.out.get_mut(&id) else {
+        let Some(out) = self.out.get_mut(id) else {
             return false;
         };
         out.lost += 1;
-        let (count, _) = out.shipment.items();
-        // Of several items one may be to blame: they are tried by themselves.
-        let most = if count > 1 { 1 } else { MOST_LOST };
-        if out.lost >= most
-            && let Some(out) = self.out.remove(&id)
-        {
-            let why = format!(
-                "{most} agents, one after the other, ended or were cut off while they were at it"
-            );
-            out.shipment.crash(&why);
+        let lost = out.lost;
+        if out.left() > 1 {
+            // One of the jobs may be to blame: those that have no outcome go one by one.
+            for shipment in self.out.remove(id) {
+                match self.is_draining {
+                    false => self.send_new(vec![shipment], lost),
+                    true => shipment.lose("who had it was lost, and the pool is being drained"),
+                }
+            }
             return false;
         }
-        true
+        let items: u32 = out.jobs().map(|(_, shipment)| shipment.items().0).sum();
+        // Of several items one may be to blame: they are tried by themselves.
+        let most = if items > 1 { 1 } else { MOST_LOST };
+        if lost < most {
+            return true;
+        }
+        let why = format!(
+            "{most} agents, one after the other, ended or were cut off while they were at it"
+        );
+        for shipment in self.out.remove(id) {
+            shipment.crash(&why);
+        }
+        false
     }
 
-    fn finish(&mut self, report: &Report, records: &[u8]) {
-        if let Some(out) = self.out.remove(&report.id) {
-            let elapsed = Duration::from_nanos(report.elapsed);
-            out.shipment.finish(records, elapsed);
+    fn finish(&mut self, report: &Report, mut records: &[u8]) {
+        for told in &report.jobs {
+            // What is not there makes no sense as an outcome.
+            let (outcomes, rest) = records.split_at_checked(told.len).unwrap_or_default();
+            records = rest;
+            if let Some(shipment) = self.out.take(report.id, told.place) {
+                let elapsed = Duration::from_nanos(told.elapsed);
+                let (count, _) = shipment.items();
+                if count > 0 {
+                    self.paces.learn(shipment.task(), elapsed / count);
+                }
+                shipment.finish(outcomes, elapsed);
+            }
         }
+        // Not in the message that is theirs: that is the agent's until it is through with the others.
+        let lost = self.out.get_mut(report.id).map_or(0, |out| out.lost);
+        for place in &report.back {
+            if let Some(shipment) = self.out.take(report.id, *place) {
+                match lost {
+                    _ if self.is_draining => shipment.give_back(),
+                    0 => self.waiting.push(shipment),
+                    _ => self.send_new(vec![shipment], lost),
+                }
+            }
+        }
+        self.send_waiting();
     }
 
     /// Fetches outcomes that are in the object store.
@@ -136,7 +176,7 @@ impl State {
                 Bytes::new()
             }
             None => {
-                if let Some(out) = self.out.get_mut(&fetched.report.id) {
+                if let Some(out) = self.out.get_mut(fetched.report.id) {
                     out.is_fetching = false;
                 }
                 Bytes::from_static(MISSING)

@@ -475,7 +475,7 @@ pub(crate) fn wait_for(marks: String, x: u64) -> u64 {
     x
 }
 
-fn mark(marks: &str, x: u64) {
+pub(crate) fn mark(marks: &str, x: u64) {
     let mark = format!("{x}.{}", std::process::id());
     std::fs::write(Path::new(marks).join(mark), "").expect("the directory is there");
 }
