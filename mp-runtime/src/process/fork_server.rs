@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use super::environment::environment;
 use super::launcher;
 use super::order::{Answer, MOST_ANSWER, Order, Parts, REQUEST};
 use super::running::Running;
-use super::spawn::{INIT_PASSED, Request, arguments, environment};
+use super::spawn::{INIT_PASSED, Request, arguments};
 use super::supervisor;
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -81,7 +82,7 @@ enum Outcome {
 /// What a fork server is made of; one that died is replaced by one that is alike.
 struct Recipe {
     /// Its environment, which its children have unless they are given another.
-    envp: Vec<CString>,
+    envp: Arc<Vec<CString>>,
     by_init: bool,
     preload: Option<Arc<Preload>>,
 }
@@ -287,8 +288,7 @@ impl Server {
             fingerprint,
             extra: Some(Extra::ForkServer(their_control.as_raw_fd())),
         };
-        let mut envp = recipe.envp.clone();
-        envp.push(claim.to_variable());
+        let envp = recipe.envp.clone();
         let life = launcher::run(move || {
             // Two that read from one terminal would share the lines out at random.
             let null = File::open("/dev/null")?;
@@ -297,6 +297,7 @@ impl Server {
                 path: &path,
                 argv: arguments(),
                 envp: &envp,
+                variable: Some(&claim.to_variable()),
                 stdio: [Some(null.as_fd()), None, None],
                 inherit: &[their_socket.as_fd(), their_control.as_fd(), arena],
             })?;
@@ -328,7 +329,7 @@ impl Server {
     }
 
     /// The environment of its children, unless they are given another.
-    pub(super) fn environment(&self) -> &[CString] {
+    pub(super) fn environment(&self) -> &Arc<Vec<CString>> {
         &self.recipe.envp
     }
 

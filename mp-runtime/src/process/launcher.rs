@@ -65,13 +65,13 @@ fn take(orders: Receiver<Order>) {
     }
 }
 
-fn start(request: Request, mut execution: Execution) -> io::Result<Arc<Running>> {
-    execution.envp.push(execution.claim.to_variable());
+fn start(request: Request, execution: Execution) -> io::Result<Arc<Running>> {
     let before = Tick::now();
     let pid = sys::process::spawn(&Spawn {
         path: &execution.path,
         argv: arguments(),
         envp: &execution.envp,
+        variable: Some(&execution.claim.to_variable()),
         stdio: request.streams.each_ref().map(|stream| stream.theirs()),
         inherit: &execution.inherited(request.region.as_deref()),
     })?;

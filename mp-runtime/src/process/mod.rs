@@ -21,6 +21,7 @@
 mod builder;
 pub(crate) mod child;
 mod command;
+mod environment;
 mod fork_server;
 mod identity;
 mod join;

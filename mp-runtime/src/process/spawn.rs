@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::environment::environment;
 use super::fork_server;
 use super::identity;
 use super::launcher;
@@ -24,7 +25,7 @@ use crate::shm::table::MAX_PROCESSES;
 use crate::shm::{BlockId, Region};
 use crate::spans;
 use crate::sync::raw::Holder;
-use crate::sys::startup::{Claim, Extra, VARIABLE};
+use crate::sys::startup::{Claim, Extra};
 use crate::wire::transfer::Sent;
 
 /// How long a child may take from its start to its handshake, unless told otherwise.
@@ -118,7 +119,7 @@ pub(super) struct Execution {
     pub(super) theirs: OwnedFd,
     /// The socket of a child that gets no shared memory.
     pub(super) link: Option<OwnedFd>,
-    pub(super) envp: Vec<CString>,
+    pub(super) envp: Arc<Vec<CString>>,
 }
 
 /// Starts a child. Its handshake is the supervisor's to see.
@@ -250,7 +251,7 @@ pub(crate) fn start(
         },
         environment: server
             .as_ref()
-            .filter(|server| server.environment() != envp)
+            .filter(|server| *server.environment() != envp)
             .map(|_| envp.iter().map(|entry| entry.as_bytes().to_vec()).collect()),
     };
     let link = match isolated {
@@ -366,40 +367,6 @@ pub(super) fn arguments() -> &'static [CString] {
             .map(|argument| CString::new(argument.into_vec()).unwrap_or_default())
             .collect()
     })
-}
-
-/// The child's whole environment, but for our own variable.
-pub(super) fn environment(changes: &[(OsString, Option<OsString>)]) -> Result<Vec<CString>, Error> {
-    let mut all: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-    for (name, value) in changes {
-        all.retain(|(known, _)| known != name);
-        if let Some(value) = value {
-            let is_name = !name.is_empty() && !name.as_bytes().contains(&b'=');
-            if !is_name || value.as_bytes().contains(&0) || name.as_bytes().contains(&0) {
-                return Err(Error::new(
-                    ErrorKind::Other,
-                    format!(
-                        "{name:?} = {value:?} cannot be an environment variable: the name must be \
-                     non-empty and free of `=`, and neither may hold a NUL"
-                    ),
-                ));
-            }
-            all.push((name.clone(), value.clone()));
-        }
-    }
-    // One in front of ours would be taken for it.
-    all.retain(|(name, _)| name != VARIABLE);
-    Ok(all
-        .into_iter()
-        .filter_map(|(name, value)| {
-            let mut entry = name.into_vec();
-            // And one for the NUL.
-            entry.reserve_exact(value.len() + 2);
-            entry.push(b'=');
-            entry.extend_from_slice(value.as_bytes());
-            CString::new(entry).ok()
-        })
-        .collect())
 }
 
 impl Execution {

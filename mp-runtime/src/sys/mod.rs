@@ -136,6 +136,8 @@ pub(crate) mod process {
         pub(crate) argv: &'a [CString],
         /// Its whole environment, as `NAME=value`.
         pub(crate) envp: &'a [CString],
+        /// One entry more.
+        pub(crate) variable: Option<&'a CStr>,
         /// What it gets as descriptors 0 to 2; `None` is what this process has there.
         pub(crate) stdio: [Option<super::fd::BorrowedFd<'a>>; 3],
         /// Further descriptors that it gets, under the numbers they have here: from 3 upwards.

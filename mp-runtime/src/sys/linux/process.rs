@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "posix_spawn, pidfds and waitid")]
 
 use std::{
-    ffi::{CString, OsStr},
+    ffi::{CStr, CString, OsStr},
     fs,
     io::{self, Read},
     mem::MaybeUninit,
@@ -65,8 +65,8 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<u32> {
         actions.duplicate(fd.as_raw_fd(), fd.as_raw_fd())?;
     }
     let attributes = Attributes::with_default_signals()?;
-    let argv = pointers(spawn.argv);
-    let envp = pointers(spawn.envp);
+    let argv = pointers(spawn.argv, None);
+    let envp = pointers(spawn.envp, spawn.variable);
     let mut pid = 0;
     // SAFETY: actions and attributes are initialised; `argv` and `envp` end in null, and they and
     // the C strings they point to live until the call returns, which only reads them.
@@ -84,10 +84,12 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<u32> {
     Ok(pid as u32)
 }
 
-/// The addresses of C strings, and the null that ends them.
-fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+/// The addresses of C strings, perhaps of one more, and the null that ends them.
+fn pointers(strings: &[CString], last: Option<&CStr>) -> Vec<*mut libc::c_char> {
     strings
         .iter()
+        .map(CString::as_c_str)
+        .chain(last)
         .map(|string| string.as_ptr().cast_mut())
         .chain([ptr::null_mut()])
         .collect()
@@ -511,6 +513,7 @@ mod tests {
             path: c"/bin/sh",
             argv,
             envp: &[],
+            variable: None,
             stdio: [None; 3],
             inherit: &[],
         }
@@ -620,7 +623,7 @@ mod tests {
         let (_quiet, extra) = fd::pipe().unwrap();
         let argv = script(&format!(
             "echo out; echo err >&2; test -e /dev/fd/{} && echo inherited; \
-             test -e /dev/fd/{} || echo closed; echo $NAME",
+             test -e /dev/fd/{} || echo closed; echo $NAME $OTHER",
             extra.as_raw_fd(),
             reader.as_raw_fd(),
         ));
@@ -634,6 +637,7 @@ mod tests {
         ];
         let pid = spawn(&Spawn {
             envp: &envp,
+            variable: Some(c"OTHER=more"),
             stdio,
             inherit: &inherit,
             ..sh(&argv)
@@ -642,7 +646,7 @@ mod tests {
         drop(writer);
         let mut text = String::new();
         File::from(reader).read_to_string(&mut text).unwrap();
-        assert_eq!(text, "out\nerr\ninherited\nclosed\nvalue\n");
+        assert_eq!(text, "out\nerr\ninherited\nclosed\nvalue more\n");
         // The flag is the child's alone.
         // SAFETY: F_GETFD takes no argument.
         let flags = unsafe { libc::fcntl(extra.as_raw_fd(), libc::F_GETFD) };
