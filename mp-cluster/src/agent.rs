@@ -21,7 +21,7 @@ use futures_util::StreamExt;
 use mp::__private::build_local;
 use mp::{Error, Pool, PoolBuilder};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::blobs::Blobs;
 use crate::broadcast;
@@ -43,7 +43,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a submitter that does not answer is waited for; then it is gone.
 pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 /// When what has not begun goes to another agent, if there is one: long against [`AHEAD`].
-const LONG: Duration = Duration::from_millis(100);
+pub(crate) const LONG: Duration = Duration::from_millis(100);
 /// How long the last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Messages that are held beyond what the workers are at, if one takes less than that: as many as
@@ -85,6 +85,7 @@ struct Agent {
     blobs: Blobs,
     shared: Incoming,
     paces: Paces,
+    suspects: Arc<Mutex<()>>,
     /// The messages that it is at.
     held: HashMap<(String, u64), Held>,
     /// The pools of what was broadcast and is under way, and the way to stop it.
@@ -193,6 +194,7 @@ impl Agent {
             shared: Incoming::new(&blobs),
             blobs,
             paces: Paces::default(),
+            suspects: Arc::default(),
             link,
             pool: Arc::new(pool),
             presence,
@@ -399,6 +401,7 @@ impl Agent {
             host: self.presence.host.clone(),
             patience: self.patience,
             paces: self.paces.clone(),
+            suspects: self.suspects.clone(),
         };
         tokio::spawn(async move {
             let began = Instant::now();

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -17,9 +17,9 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use mp::__private::{Content, Encoded, pack_outcomes, pack_refusals, recall, submit_encoded};
 use mp::{Error, Job, Pool, TaskError};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
-use crate::agent::SILENCE;
+use crate::agent::{LONG, SILENCE};
 use crate::blobs::{Blobs, Unavailable, Upload};
 use crate::data::{Incoming, Missing};
 use crate::fault::fault;
@@ -53,6 +53,9 @@ pub(crate) struct Errand {
     /// How long an object store may not take outcomes.
     pub(crate) patience: Duration,
     pub(crate) paces: Paces,
+    /// Whose turn it is among jobs of which one may cost the agent its life. The others are not begun
+    /// meanwhile, and so not to blame, until it has run for [`LONG`].
+    pub(crate) suspects: Arc<Mutex<()>>,
 }
 
 /// How it ended.
@@ -207,10 +210,28 @@ impl Errand {
     }
 
     async fn see_through(&self, message: &[u8], mut stops: watch::Receiver<Stops>) -> End {
-        if self.is_again && self.is_given_up().await {
-            return End::Settled;
+        let unpacked = message::unpack::<Order>(message);
+        let (pieces, is_suspect) = match &unpacked {
+            Some((order, _)) => (&order.pieces[..], order.is_suspect),
+            None => (&[][..], false),
+        };
+        let mut turn = None;
+        if self.is_again || is_suspect {
+            // Several go one by one from here on; nothing of this message is begun.
+            let is_one = matches!(pieces, [Piece { count: 1, .. }]);
+            if is_one {
+                tokio::select! {
+                    own = self.suspects.clone().lock_owned() => turn = Some(own),
+                    () = recalled(&mut stops) => {
+                        return self.hand_back(pieces).await;
+                    }
+                }
+            }
+            if self.is_again && self.is_given_up().await {
+                return End::Settled;
+            }
         }
-        let mut begun = match self.begin(message).await {
+        let mut begun = match self.begin(unpacked).await {
             Ok(Work::Begun(begun)) => begun,
             Ok(Work::Refused(refusals)) => return self.tell_all(refusals).await,
             Ok(Work::Senseless) => {
@@ -222,6 +243,7 @@ impl Errand {
             }
             Err(end) => return end,
         };
+        let mut turn_is_over = pin!(tokio::time::sleep(LONG));
         while !begun.parts.is_empty() {
             // Relaxed: it stands alone.
             self.left.store(begun.parts.len(), Ordering::Relaxed);
@@ -238,9 +260,20 @@ impl Errand {
                     }
                 }
                 Ok(()) = stops.changed() => begun.stop(&stops.borrow_and_update()),
+                () = &mut turn_is_over, if turn.is_some() => turn = None,
             }
         }
         End::Settled
+    }
+
+    /// Has the submitter send again what was not begun.
+    async fn hand_back(&self, pieces: &[Piece]) -> End {
+        let back = pieces.iter().map(|piece| piece.place).collect();
+        let batch = Batch {
+            back,
+            ..Batch::default()
+        };
+        self.hand_over(&batch).await
     }
 
     /// What is to be told of the job that is over, and of those that are over as well.
@@ -287,8 +320,8 @@ impl Errand {
     }
 
     /// Has the local pool begin with what is in a message.
-    async fn begin(&self, message: &[u8]) -> Result<Work, End> {
-        let Some((order, records)) = message::unpack::<Order>(message) else {
+    async fn begin(&self, unpacked: Option<(Order, &[u8])>) -> Result<Work, End> {
+        let Some((order, records)) = unpacked else {
             return Ok(Work::Senseless);
         };
         let signature = order.signature.as_deref();
@@ -524,6 +557,14 @@ impl Begun {
                 recall(&part.job.0);
             }
         }
+    }
+}
+
+/// Waits until what has not begun is for another agent.
+async fn recalled(stops: &mut watch::Receiver<Stops>) {
+    if stops.wait_for(|stops| stops.is_recalled).await.is_err() {
+        // Nobody is there who could say so.
+        std::future::pending().await
     }
 }
 

@@ -22,6 +22,9 @@ pub(crate) struct Order {
     /// What the task is to its submitter, where it may be another here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) signature: Option<String>,
+    /// Whether an agent was lost that may have begun with it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) is_suspect: bool,
     /// Whether the arguments refer to shared data.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) is_sharing: bool,

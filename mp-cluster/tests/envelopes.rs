@@ -12,7 +12,7 @@ use std::time::Duration;
 use mp::{Connect, Job, Pool};
 use mp_cluster as mp;
 use serde::{Deserialize, Serialize};
-use support::{Marks, Server, eventually, mark, square, watchdog};
+use support::{Agent, Marks, Server, eventually, mark, square, watchdog};
 
 /// Jobs of a test, and the one of them that is not as the others.
 const JOBS: u64 = 200;
@@ -23,6 +23,7 @@ const ODD: u64 = JOBS / 2;
 enum Deed {
     Nothing,
     Abort,
+    KillAgent,
     /// For the file `go`.
     Wait,
 }
@@ -37,6 +38,13 @@ fn act(marks: String, x: u64, deed: Deed) -> u64 {
     match deed {
         Deed::Nothing => {}
         Deed::Abort => std::process::abort(),
+        Deed::KillAgent => {
+            // SAFETY: a system call; the agent is of this test's.
+            unsafe { libc::kill(std::os::unix::process::parent_id() as i32, libc::SIGKILL) };
+            loop {
+                std::thread::park();
+            }
+        }
         Deed::Wait => {
             while !Path::new(&marks).join("go").exists() {
                 std::thread::sleep(Duration::from_millis(5));
@@ -273,4 +281,29 @@ fn what_a_killed_agent_has_told_is_not_run_again() {
         let most = if was_told { 1 } else { 2 };
         assert!((1..=most).contains(&begun[&x]), "{x}");
     }
+}
+
+#[test]
+fn job_that_kills_its_agents_takes_no_other_with_it() {
+    let _watchdog = watchdog(240);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut agents: Vec<_> = (0..4).map(|_| server.agent(1)).collect();
+    let pool = pool(&server, 4);
+    let marks = Marks::new();
+    let jobs = submit(|it| pool.submit(act, it), &marks, &[ODD], Deed::KillAgent);
+    for (x, job) in (0..).zip(jobs) {
+        match job.wait() {
+            Ok(result) => assert_eq!((result, x == ODD), (x, false)),
+            Err(error) => {
+                assert!(error.task().unwrap().is_crash(), "{error}");
+                assert!(error.to_string().contains("3 agents"), "{error}");
+                assert_eq!(x, ODD);
+            }
+        }
+    }
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9, "one is left");
+    let lost = agents.iter_mut().filter_map(Agent::has_ended).count();
+    assert_eq!(lost, 3);
 }

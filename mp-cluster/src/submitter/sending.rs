@@ -123,6 +123,7 @@ impl State {
                 pieces: Vec::new(),
                 limit: shipment.limit().map(|limit| limit.as_nanos() as u64),
                 signature: self.link.names.build.signature(shipment.task()),
+                is_suspect: out.lost > 0,
                 is_sharing: shipment.is_sharing(),
                 blob: None,
             });
