@@ -94,6 +94,7 @@ fn worker_killed_at_any_point_costs_the_item_it_was_at() {
         "pool.handed",
         "pool.committed",
         "pool.idle",
+        "pool.woken",
         "pool.leaving",
         "arena.cut",
         "arena.owned",

@@ -589,3 +589,27 @@ fn workers_that_could_not_be_started_for_a_time_come_later() {
         },
     );
 }
+
+#[test]
+fn worker_that_is_stopped_on_its_way_to_a_job_is_not_waited_for() {
+    let _watchdog = watchdog(60);
+    let mut builder = Pool::builder();
+    builder.workers(2).env("MP_FAULT", "stop@pool.woken");
+    let pool = builder.build().unwrap();
+    let pids = || -> Vec<u32> { pool.stats().workers.iter().map(|each| each.pid).collect() };
+    let are = |state: char| {
+        let is = |&pid: &u32| status_line(pid, "State").is_some_and(|line| line.starts_with(state));
+        pids().iter().all(is)
+    };
+    eventually(|| are('S') && pool.stats().workers.iter().all(|each| each.is_ready));
+    std::thread::scope(|scope| {
+        let results = scope.spawn(|| pool.map(square, 0..1000).unwrap());
+        // The first never comes to wake the other.
+        eventually(|| are('T'));
+        for pid in pids() {
+            send_signal(pid, libc::SIGCONT);
+        }
+        let results = results.join().unwrap();
+        assert!(results.into_iter().eq((0..1000).map(square)));
+    });
+}

@@ -334,6 +334,7 @@ impl Attendant {
         let memory = &pool.memory;
         let header = memory.header();
         let idle_until = Deadline::after(self.idle_timeout);
+        let mut has_slept = false;
         loop {
             let ticket = memory.work_bell().listen();
             // Acquire: pairs with the Release of who sets the flags.
@@ -345,6 +346,9 @@ impl Attendant {
                 return Err(Leave::Dismissed);
             }
             if let Some(claimed) = memory.claim_next(self.worker, Choice::Any, &mut self.letters) {
+                if has_slept {
+                    memory.pass_on();
+                }
                 return Ok(claimed);
             }
             // A job that comes after this look is seen by the parent when the worker is gone.
@@ -355,7 +359,12 @@ impl Attendant {
             if flags & CLOSED != 0 && header.calls.load(Ordering::Acquire) == 0 {
                 return Err(Leave::Over);
             }
+            if memory.has_work_still(Choice::Any) {
+                continue;
+            }
             memory.work_bell().wait(memory.peers(), ticket, idle_until);
+            memory.arrive();
+            has_slept = true;
         }
     }
 

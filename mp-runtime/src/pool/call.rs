@@ -50,6 +50,10 @@ const MOST_BYTES: u64 = 64 * 1024 * 1024;
 /// How long a caller sleeps while a worker is about to begin a job that could be taken apart.
 const NEAR: Duration = Duration::from_micros(200);
 
+/// How long a caller leaves it to a worker that was woken to wake others for further jobs, should that one
+/// not come, because it was stopped, say.
+const UNTOLD: Duration = Duration::from_millis(10);
+
 /// Results that are handed out one by one, if they are there, before more are taken.
 const ENOUGH: u64 = 1024;
 
@@ -97,6 +101,8 @@ pub(super) struct Call<'p, R> {
     targets: Option<Vec<Holder>>,
     /// Time that its items have run, as far as their workers have told.
     worked: Duration,
+    /// Until when it is left to workers that are on their way to wake others for its jobs, if it was.
+    untold: Option<Deadline>,
     result: PhantomData<fn() -> R>,
 }
 
@@ -247,6 +253,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             bytes_each: 32,
             targets: None,
             worked: Duration::ZERO,
+            untold: None,
             result: PhantomData,
         }
     }
@@ -361,6 +368,9 @@ impl<'p, R: Transfer> Call<'p, R> {
         loop {
             // Before anything else, also after an input that has panicked.
             self.adopt();
+            if self.untold.is_some_and(Deadline::has_passed) {
+                self.tell();
+            }
             if let Some(stop) = self.pool.stop() {
                 self.give_up(stop, source, sink);
                 return State::Over;
@@ -749,8 +759,17 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// Offers a job to the workers, from its item `first` on.
-    fn offer(&self, index: u32, first: u32, attempt: u8) {
-        self.pool.offer(index, first, attempt);
+    fn offer(&mut self, index: u32, first: u32, attempt: u8) {
+        if !self.pool.offer(index, first, attempt) {
+            self.untold.get_or_insert_with(|| Deadline::after(UNTOLD));
+        }
+    }
+
+    /// Wakes a worker for jobs of which another was to tell that has not come.
+    #[cold]
+    fn tell(&mut self) {
+        let is_queued = self.pool.memory.pass_on();
+        self.untold = is_queued.then(|| Deadline::after(UNTOLD));
     }
 
     /// Notes that the next item has failed before it could be put out.
@@ -816,7 +835,9 @@ impl<'p, R: Transfer> Call<'p, R> {
     /// When there is something to do whatever becomes of the jobs.
     pub(super) fn due(&self) -> Deadline {
         let rests = self.chunks.iter().filter_map(|chunk| chunk.rest);
-        let due = rests.fold(Deadline::NEVER, Deadline::earlier);
+        let due = rests
+            .chain(self.untold)
+            .fold(Deadline::NEVER, Deadline::earlier);
         match self.is_share_near() {
             true => due.earlier(Deadline::after(NEAR)),
             false => due,

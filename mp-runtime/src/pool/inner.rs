@@ -15,7 +15,7 @@ use super::failure::{self, Cause, Death};
 use super::guest::{self, Guest};
 use super::job::{Early, JOBS, Job, Outlook, Phase, SPARE_JOBS, Withdrawal};
 use super::lookout::Lookout;
-use super::region::{CLOSED, DRAINING, Memory, STOPPED, Side};
+use super::region::{CLOSED, DRAINING, Memory, RingFull, STOPPED, Side};
 use super::remote::Remote;
 use super::stats::Totals;
 use super::supervisor::Crew;
@@ -441,8 +441,9 @@ impl Inner {
         }
     }
 
-    /// Offers a job to the workers, from its item `first` on.
-    pub(super) fn offer(&self, index: u32, first: u32, attempt: u8) {
+    /// Offers a job to the workers, from its item `first` on. Returns whether one was told, if any sleeps;
+    /// otherwise it is left to one that is on its way.
+    pub(super) fn offer(&self, index: u32, first: u32, attempt: u8) -> bool {
         let memory = &self.memory;
         memory.header().caller.note();
         let job = memory.job(index);
@@ -452,20 +453,25 @@ impl Inner {
         fault!("pool.offered");
         if let Some(worker) = Holder::from_bits(job.target.load(Ordering::Relaxed)) {
             self.post(index, worker);
-            return;
+            return true;
         }
         if self.guest().is_some() {
             memory.mark_ready(index);
             fault!("nest.marked");
             memory.work_bell().ring(memory.peers(), 1);
             self.summon();
-            return;
+            return true;
         }
         // Full only if thousands of jobs were withdrawn while all workers were busy.
-        while memory.push(index).is_err() && self.stop().is_none() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let is_told = loop {
+            match memory.push(index) {
+                Ok(is_told) => break is_told,
+                Err(RingFull) if self.stop().is_some() => break true,
+                Err(RingFull) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
         self.summon();
+        is_told
     }
 
     /// Gives back what a job that is over holds, but for the input that it is to be offered with

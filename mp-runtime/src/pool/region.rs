@@ -14,13 +14,13 @@ use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::life::{Program, Roster, Whereabouts};
-use crate::loom::{AtomicU32, AtomicU64, Ordering};
+use crate::loom::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::shm::arena::{Block, UNIT};
 use crate::shm::buffer::Buffer;
 use crate::shm::safe::shared;
 use crate::shm::table::MAX_PROCESSES;
 use crate::shm::{Arena, BlockId, Owner, Region};
-use crate::sync::raw::{Acquired, Bell, Holder, Peers, RawMutex};
+use crate::sync::raw::{Acquired, Bell, Holder, Peers, RawMutex, Relay};
 use crate::sys;
 
 /// Bells of calls. A call uses the one that its number leads to; two on one bell only wake each
@@ -102,6 +102,8 @@ shared! {
     /// Where those wait who have nothing to do.
     #[repr(align(128))]
     struct Bells {
+        /// Who was woken at the next bell and is not at the ring yet.
+        relay: Relay,
         /// Idle workers.
         work: Bell,
         /// Workers that stand by.
@@ -377,8 +379,9 @@ impl Memory {
 
     // The ring.
 
-    /// Puts a job that is ready at the end of the ring and wakes a worker.
-    pub(super) fn push(&self, index: u32) -> Result<(), RingFull> {
+    /// Puts a job that is ready at the end of the ring and wakes a worker; or leaves that to one that was
+    /// woken for a job before it and is on its way. Returns whether it did itself.
+    pub(super) fn push(&self, index: u32) -> Result<bool, RingFull> {
         let ring = self.ring();
         match ring.lock.lock(self.peers, Deadline::NEVER) {
             // Whoever died in here advanced the tail or did not: there is nothing to repair.
@@ -399,8 +402,29 @@ impl Memory {
             return Err(RingFull);
         }
         fault!("pool.pushed");
-        self.bells().work.ring(self.peers, 1);
-        Ok(())
+        let bells = self.bells();
+        let now = self.job(index).offered.load(Ordering::Relaxed);
+        let is_left = bells.relay.carries(now) && ring.head.load(Ordering::Acquire) < tail;
+        if !is_left {
+            bells.relay.ring(&bells.work, self.peers, now);
+        }
+        Ok(!is_left)
+    }
+
+    /// Notes that the caller, who slept at the work bell, looks at the ring from here on. Once it has
+    /// claimed a job it has to [`pass_on`](Self::pass_on) what it was told.
+    pub(super) fn arrive(&self) {
+        self.bells().relay.arrive();
+    }
+
+    /// Wakes another worker if there may be a further job; false if there is none.
+    pub(super) fn pass_on(&self) -> bool {
+        let is_queued = self.has_queued();
+        if is_queued {
+            let bells = self.bells();
+            bells.relay.ring(&bells.work, self.peers, sys::clock::now());
+        }
+        is_queued
     }
 
     /// Passes over entries that are used up if the ring is about to be full, and returns the head.
@@ -497,6 +521,19 @@ impl Memory {
             Choice::Nested => self.has_ready_nested(),
             Choice::Letters => false,
         }
+    }
+
+    /// As [`has_work`](Self::has_work), for one that listens and is about to sleep.
+    pub(super) fn has_work_still(&self, choice: Choice) -> bool {
+        let ring = self.ring();
+        let head = ring.head.load(Ordering::Acquire);
+        // SeqCst: pairs with the fence in `Relay::carries`. Either we see what was put, or who put it that
+        // all before it was taken, and wakes somebody.
+        fence(Ordering::SeqCst);
+        let is_empty = ring.tail.load(Ordering::Acquire) <= head;
+        let has_work = self.has_work(choice);
+        // What others have taken since is no reason to sleep; what is left to its caller is.
+        has_work || choice == Choice::Any && !is_empty && self.ripens_in().is_none()
     }
 
     /// Whether there may be a job in the ring, other than one that is left to its caller for a

@@ -414,6 +414,7 @@ fn run(pool: &Arc<Inner>) {
         memory
             .work_bell()
             .wait(memory.peers(), ticket, Deadline::NEVER);
+        memory.arrive();
     }
     carrier.close();
     lock(&pool.crew).is_dispatching = false;

@@ -167,6 +167,7 @@ impl<'a> Worker<'a> {
         let header = memory.header();
         let mut idle_until = None;
         let mut standby_until = None;
+        let mut has_slept = false;
         loop {
             // Acquire: pairs with the Release of who sets the flags.
             let flags = header.flags.load(Ordering::Acquire);
@@ -182,6 +183,9 @@ impl<'a> Worker<'a> {
                 _ => Choice::Nested,
             };
             if let Some(claimed) = memory.claim_next(self.me, choice, &mut self.letters) {
+                if has_slept {
+                    memory.pass_on();
+                }
                 return Ok(claimed);
             }
             let stands_by = choice == Choice::Letters;
@@ -212,7 +216,7 @@ impl<'a> Worker<'a> {
             // Before it is looked for others, which may be hidden behind that one.
             let ripens_in = memory.ripens_in();
             let now = header.flags.load(Ordering::Acquire);
-            if now != flags || memory.has_work(choice) || is_asked {
+            if now != flags || memory.has_work_still(choice) || is_asked {
                 continue;
             }
             // Whoever changes any of it rings the bell afterwards.
@@ -236,6 +240,11 @@ impl<'a> Worker<'a> {
                 }
             };
             bell.wait(memory.peers(), ticket, deadline);
+            if !stands_by {
+                fault!("pool.woken");
+                memory.arrive();
+                has_slept = true;
+            }
             if stands_by && deadline.has_passed() {
                 return Err(Leave::Idle);
             }

@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "the promise cannot be checked by the compiler")]
 
 use crate::loom::{AtomicU32, AtomicU64};
-use crate::sync::raw::{Bell, RawBarrier, RawCondvar, RawEvent, RawMutex, RawRw, RawShares};
+use crate::sync::raw::{Bell, RawBarrier, RawCondvar, RawEvent, RawMutex, RawRw, RawShares, Relay};
 
 /// Types that several processes may see at once, each at its own address.
 ///
@@ -27,6 +27,8 @@ unsafe impl ShmSafe for AtomicU64 {}
 unsafe impl ShmSafe for RawMutex {}
 // SAFETY: transparent over one atomic word; zero is silent.
 unsafe impl ShmSafe for Bell {}
+// SAFETY: transparent over one atomic word; zero is nobody.
+unsafe impl ShmSafe for Relay {}
 // SAFETY: transparent over a bell.
 unsafe impl ShmSafe for RawCondvar {}
 // SAFETY: `repr(C)` over an atomic word and a bell; zero is not set.

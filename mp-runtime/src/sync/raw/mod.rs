@@ -10,6 +10,7 @@ mod event;
 #[cfg(all(test, loom))]
 mod model;
 mod mutex;
+mod relay;
 #[cfg_attr(loom, allow(dead_code, reason = "the models use a part of it"))]
 mod rw;
 mod shares;
@@ -22,6 +23,8 @@ pub(crate) use self::bell::Bell;
 pub(crate) use self::condvar::RawCondvar;
 pub(crate) use self::event::RawEvent;
 pub(crate) use self::mutex::{Acquired, RawMutex, Refused};
+#[cfg_attr(loom, allow(unused_imports, reason = "only a pool uses it"))]
+pub(crate) use self::relay::Relay;
 #[cfg(not(loom))]
 pub(crate) use self::rw::{NotRead, RawRw, Set};
 pub(crate) use self::shares::RawShares;
