@@ -1,5 +1,5 @@
 //! The least that a fork server can do: a process of this program that forks whenever it is told to, and
-//! whose copies end at once, as children of who told it.
+//! whose copies end at once, as children of who told it, without more ado or as a program does.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,6 +9,16 @@ use std::process::{Child, Command, ExitStatus};
 
 /// The argument with which this program is such a server; its standard input is the socket.
 pub(crate) const SERVE: &str = "--fork-for-comparison";
+
+/// How a copy ends.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(crate) enum End {
+    /// By `_exit`.
+    Now,
+    /// By `exit`: handlers run, destructors of libraries as well, and streams are flushed.
+    AsPrograms,
+}
 
 /// A server, which ends when this is dropped.
 pub(crate) struct ForkServer {
@@ -27,8 +37,8 @@ impl ForkServer {
     }
 
     /// Has a process made that exits with `code`, and waits for its end.
-    pub(crate) fn fork_and_wait(&mut self, code: u8) -> io::Result<ExitStatus> {
-        self.socket.write_all(&[code])?;
+    pub(crate) fn fork_and_wait(&mut self, code: u8, end: End) -> io::Result<ExitStatus> {
+        self.socket.write_all(&[code, end as u8])?;
         let mut pid = [0; 4];
         self.socket.read_exact(&mut pid)?;
         let mut status = 0;
@@ -50,9 +60,9 @@ impl Drop for ForkServer {
 /// Serves until nobody is there any more.
 pub(crate) fn serve() -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut code = [0];
+    let mut order = [0; 2];
     loop {
-        match socket.read_exact(&mut code) {
+        match socket.read_exact(&mut order) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
             result => result?,
         }
@@ -61,7 +71,9 @@ pub(crate) fn serve() -> io::Result<()> {
         let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
         match libc::pid_t::try_from(pid) {
             // SAFETY: has no preconditions.
-            Ok(0) => unsafe { libc::_exit(code[0].into()) },
+            Ok(0) if order[1] == End::Now as u8 => unsafe { libc::_exit(order[0].into()) },
+            // SAFETY: there is one thread, which exits once.
+            Ok(0) => unsafe { libc::exit(order[0].into()) },
             Ok(pid) if pid > 0 => socket.write_all(&pid.to_ne_bytes())?,
             _ => return Err(io::Error::last_os_error()),
         }

@@ -6,7 +6,7 @@ use std::process::{Command, ExitStatus};
 use anyhow::ensure;
 use mp::{Process, StartMethod};
 
-use crate::bare::ForkServer;
+use crate::bare::{End, ForkServer};
 use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::report::thousands;
 use crate::{Plan, procs};
@@ -74,11 +74,16 @@ pub(crate) fn by_fork_server(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     );
     enter_programs(&mut race, plan, StartMethod::ForkServer)?;
     race.target(Target::Ratio(0.3));
-    let mut server = ForkServer::start()?;
     let count = plan.count(20, 2);
-    race.enter("a bare fork, asked for by a socket", move || {
-        wait_for_each(count, || server.fork_and_wait(NO_OP_EXIT_CODE))
-    });
+    for (name, end) in [
+        ("a bare fork, asked for by a socket", End::Now),
+        ("the same, which ends as a program does", End::AsPrograms),
+    ] {
+        let mut server = ForkServer::start()?;
+        race.enter(name, move || {
+            wait_for_each(count, || server.fork_and_wait(NO_OP_EXIT_CODE, end))
+        });
+    }
     if let Some(python) = &plan.python {
         let mut peer = python.start("process", &[1])?;
         let count = plan.count(5, 1);

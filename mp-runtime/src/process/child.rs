@@ -79,9 +79,10 @@ pub(super) fn map_arena(arena: RawFd) -> Result<Region, Error> {
 
 /// Does ahead, in a copy of a fork server that waits, some of what every child does and what leaves no
 /// trace. A fork has to map its code anew, and has pages of its own only where it has written to them:
-/// half of the time that a child takes are page faults, and nobody waits for these.
-pub(super) fn rehearse() {
-    message::rehearse();
+/// half of the time that a child takes are page faults, and nobody waits for these. `sample` is of the
+/// server's making: a child encodes no message.
+pub(super) fn rehearse(sample: &[u8]) {
+    message::rehearse(sample);
     registry::rehearse();
     let _ = sys::signal::leave_to_parent(sys::signal::INTERRUPT);
     method::set_start_method(method::start_method());

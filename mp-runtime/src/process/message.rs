@@ -75,10 +75,8 @@ pub(crate) enum Work {
     Pool,
 }
 
-/// Encodes and decodes a message, for nothing but to have done it; see [`child::rehearse`].
-///
-/// [`child::rehearse`]: super::child::rehearse
-pub(super) fn rehearse() {
+/// A message like any other, encoded.
+pub(super) fn sample() -> Vec<u8> {
     let sample = Message {
         name: "a name".to_owned(),
         numbers: "1".to_owned(),
@@ -86,7 +84,10 @@ pub(super) fn rehearse() {
         work: Work::Task("a task".to_owned()),
         current_dir: None,
         asked: Scheduling::default(),
-        inherited: Scheduling::of_this_thread(),
+        inherited: Scheduling {
+            cpu_affinity: Some(vec![0]),
+            nice: Some(0),
+        },
         limits: Limits::default(),
         #[cfg(feature = "sandbox")]
         sandbox: None,
@@ -96,9 +97,13 @@ pub(super) fn rehearse() {
         wanted: Wanted::default(),
         environment: None,
     };
-    if let Ok(bytes) = encode(&sample) {
-        let _ = codec::decode::<Message>(&mut bytes.as_slice());
-    }
+    encode(&sample).unwrap_or_default()
+}
+
+/// Decodes a [`sample`], for nothing but to have done it.
+pub(super) fn rehearse(sample: &[u8]) {
+    let message = codec::decode::<Message>(&mut &*sample);
+    debug_assert!(message.is_ok(), "{message:?}");
 }
 
 /// Writes a message and hands it, with the blocks in it, to the child in the reserved slot.

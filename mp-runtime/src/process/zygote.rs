@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use super::child;
+use super::message;
 use super::order::{Answer, MOST_NAME, Order, Parts, REQUEST};
 use crate::error::Error;
 use crate::fault::fault;
@@ -43,6 +44,7 @@ pub(super) fn serve(claim: &'static Claim, socket: OwnedFd, control: RawFd) -> !
     // Once for all children.
     registry::prepare();
     panic::install_hook();
+    let sample = message::sample();
     loop {
         let mut theirs = match sys::fd::receive_packet(control.as_fd(), REQUEST.len()) {
             Ok(Some((_, fds))) => fds,
@@ -67,7 +69,7 @@ pub(super) fn serve(claim: &'static Claim, socket: OwnedFd, control: RawFd) -> !
             Ok(Forked::Sibling) => {
                 // The server's own.
                 drop((control, socket));
-                wait_for_order(claim, theirs.swap_remove(0))
+                wait_for_order(claim, theirs.swap_remove(0), &sample)
             }
             Ok(Forked::Original) => Answer::Made(before.if_now()),
             Err(answer) => answer,
@@ -117,7 +119,7 @@ fn preload(recipe: &[u8], arguments: Option<OwnedFd>) -> Result<(), String> {
 
 /// In the copy: does ahead what every child begins with, and when it is told which one it is, becomes
 /// what a process that was executed for that would be, and takes over.
-fn wait_for_order(server: &'static Claim, socket: OwnedFd) -> ! {
+fn wait_for_order(server: &'static Claim, socket: OwnedFd, sample: &[u8]) -> ! {
     fault!("fork.born");
     if !sys::signal::arm_parent_death(server.parent_pid) {
         sys::process::exit_now(child::REFUSED);
@@ -127,7 +129,7 @@ fn wait_for_order(server: &'static Claim, socket: OwnedFd) -> ! {
         None => Err(Error::wrong_build("a fork server has an arena")),
     };
     let arena = arena.unwrap_or_else(|error| child::refuse(socket.as_fd(), &error));
-    child::rehearse();
+    child::rehearse(sample);
     let order = match sys::fd::receive_packet(socket.as_fd(), Order::LEN) {
         Ok(Some((bytes, fds))) => Order::parse(&bytes, fds)
             .ok_or_else(|| Error::wrong_build("the order for it makes no sense")),
