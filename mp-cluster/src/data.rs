@@ -1,9 +1,10 @@
-//! Shared data that arguments refer to: `Shared` and `Bytes`.
+//! Shared data that arguments and results refer to: `Shared` and `Bytes`.
 //!
 //! In the arguments themselves it is named by its place in a list, which stands before them. The data
 //! lies in the object store by its content, once for all messages of a pool. An agent fetches it once,
 //! into shared memory of its own, and keeps it there while messages refer to it: its workers read it
-//! where it lies, as they do on its submitter's machine.
+//! where it lies, as they do on its submitter's machine. That of results lies there until its submitter has
+//! fetched it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};

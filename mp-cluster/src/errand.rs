@@ -3,7 +3,7 @@
 //! Each of its jobs is a job of the local pool. Those that are over at the same moment are told
 //! together, while the others go on.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,7 +15,9 @@ use async_nats::client::{Request, RequestErrorKind};
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use mp::__private::{Content, Encoded, pack_outcomes, pack_refusals, recall, submit_encoded};
+use mp::__private::{
+    Content, Encoded, pack_lost, pack_outcomes, pack_refusals, recall, shared_of, submit_encoded,
+};
 use mp::{Error, Job, Pool, TaskError};
 use tokio::sync::{Mutex, watch};
 
@@ -145,6 +147,8 @@ enum Ended {
 struct Batch {
     jobs: Vec<Told>,
     records: Vec<u8>,
+    /// The shared data that results refer to, with their places, by the places of jobs.
+    shared: HashMap<u32, Vec<(u32, Vec<Content>)>>,
     back: Vec<u32>,
     /// That none of the message can be read.
     is_senseless: bool,
@@ -169,6 +173,7 @@ impl Batch {
         let Self {
             jobs,
             records,
+            mut shared,
             back,
             is_senseless: _,
         } = self;
@@ -179,6 +184,7 @@ impl Batch {
             Self {
                 jobs: vec![told],
                 records,
+                shared: shared.remove_entry(&told.place).into_iter().collect(),
                 ..Self::default()
             }
         });
@@ -285,7 +291,16 @@ impl Errand {
                 Ended::Ran((outcomes, worked)) => {
                     self.paces.learn(&begun.task, worked / piece.count.max(1));
                     // What its submitter sizes jobs by is not what they waited, here or on their way.
-                    batch.add(piece, worked, &pack_outcomes(outcomes, &self.host));
+                    let outcomes = match shared_of(&outcomes) {
+                        Ok(shared) => {
+                            if !shared.is_empty() {
+                                batch.shared.insert(piece.place, shared);
+                            }
+                            pack_outcomes(outcomes, &self.host)
+                        }
+                        Err(error) => pack_lost(piece.count, &error.to_string()),
+                    };
+                    batch.add(piece, worked, &outcomes);
                 }
                 Ended::Stopped => {}
                 Ended::Back => batch.back.push(piece.place),
@@ -421,7 +436,8 @@ impl Errand {
 
     /// Tells what became of jobs, of each by itself if together they are too much for a message.
     async fn tell_all(&self, batch: Batch) -> End {
-        if batch.jobs.len() <= 1 || batch.records.len() <= self.most() {
+        let is_small = batch.records.len() <= self.most() && batch.shared.is_empty();
+        if batch.jobs.len() <= 1 || is_small {
             return self.hand_over(&batch).await;
         }
         for one in batch.apart() {
@@ -461,7 +477,7 @@ impl Errand {
                     Err(Unavailable(why)) => {
                         let since = *unstored.get_or_insert_with(Instant::now);
                         let is_over = since.elapsed() >= self.patience;
-                        is_over.then(|| (self.failed(batch, &why), None))
+                        is_over.then(|| (self.failed(batch, &why), Vec::new()))
                     }
                 };
             }
@@ -472,15 +488,14 @@ impl Errand {
                         let since = *unstored.get_or_insert_with(Instant::now);
                         if since.elapsed() >= self.patience {
                             let why = "what was put there is not there";
-                            message = Some((self.failed(batch, why), None));
+                            message = Some((self.failed(batch, why), Vec::new()));
                         }
                     }
                     Ok(_) => {
                         fault!("agent.handed");
                         // Who has fetched them removes them.
-                        if let Some((_, Some(upload))) = message {
-                            upload.keep();
-                        }
+                        let (_, uploads) = message.unwrap_or_default();
+                        uploads.into_iter().for_each(Upload::keep);
                         return End::Settled;
                     }
                     Err(RequestErrorKind::NoResponders) => {
@@ -508,34 +523,72 @@ impl Errand {
     }
 
     /// Outcomes as a message; what is too large for one is put into the object store.
-    async fn pack(&self, batch: &Batch) -> Result<(Bytes, Option<Upload>), Unavailable> {
+    async fn pack(&self, batch: &Batch) -> Result<(Bytes, Vec<Upload>), Unavailable> {
         if batch.is_senseless {
             let why = "the message makes no sense to the worker's machine".to_owned();
             let (id, place) = (self.id, None);
             let word = Word::Failed { id, place, why };
-            return Ok((message::pack(&word, &[]).into(), None));
+            return Ok((message::pack(&word, &[]).into(), Vec::new()));
         }
+        let mut uploads = Vec::new();
         let mut report = Report {
             id: self.id,
             jobs: batch.jobs.clone(),
             back: batch.back.clone(),
             blob: None,
+            shared: HashMap::new(),
         };
+        for (place, shared) in &batch.shared {
+            let there = self.upload(shared, &mut uploads).await?;
+            report.shared.insert(*place, there);
+        }
         let records = &batch.records;
         if records.len() <= self.most() {
-            return Ok((message::pack(&Word::Done(report), records).into(), None));
+            return Ok((message::pack(&Word::Done(report), records).into(), uploads));
         }
         let name = Blobs::new_name(&self.submitter);
-        let upload = self.blobs.put(&name, records).await?;
+        uploads.push(self.blobs.put(&name, records).await?);
         fault!("agent.stored");
         let len = records.len();
         report.blob = Some(Elsewhere { name, len });
         let message = message::pack(&Word::Done(report), &[]);
-        Ok((message.into(), Some(upload)))
+        Ok((message.into(), uploads))
+    }
+
+    /// Puts the shared data of a job's results into the object store, each once, however many refer to
+    /// it.
+    async fn upload(
+        &self,
+        shared: &[(u32, Vec<Content>)],
+        uploads: &mut Vec<Upload>,
+    ) -> Result<Vec<(u32, Vec<Datum>)>, Unavailable> {
+        let mut there: HashMap<u64, Datum> = HashMap::new();
+        let mut named = Vec::with_capacity(shared.len());
+        for (place, contents) in shared {
+            let mut data = Vec::with_capacity(contents.len());
+            for content in contents {
+                if let Some(datum) = there.get(&content.id()) {
+                    data.push(datum.clone());
+                    continue;
+                }
+                let name = Blobs::new_name(&self.submitter);
+                let len = content.bytes().len();
+                uploads.push(self.blobs.put(&name, content.bytes()).await?);
+                let (make, blob) = (content.make(), Elsewhere { name, len });
+                let datum = Datum { make, blob };
+                there.insert(content.id(), datum.clone());
+                data.push(datum);
+            }
+            named.push((*place, data));
+        }
+        Ok(named)
     }
 
     fn failed(&self, batch: &Batch, why: &str) -> Bytes {
-        let (id, len) = (self.id, batch.records.len());
+        let shared = batch.shared.values().flatten();
+        let shared = shared.flat_map(|(_, contents)| contents);
+        let shared: usize = shared.map(|content| content.bytes().len()).sum();
+        let (id, len) = (self.id, batch.records.len() + shared);
         // What is too large for a message is of one job.
         let place = batch.jobs.first().map(|told| told.place);
         let why = format!(

@@ -2,6 +2,8 @@
 //!
 //! `{ length of the head: 32 bits, little endian }`, the head, the bytes.
 
+use std::collections::HashMap;
+
 use mp::__private::Make;
 use mp::WorkerStats;
 use serde::de::DeserializeOwned;
@@ -119,6 +121,9 @@ pub(crate) struct Report {
     /// Where the records are, if they are not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) blob: Option<Elsewhere>,
+    /// The shared data that their results refer to, by the places of jobs.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    pub(crate) shared: HashMap<u32, Vec<(u32, Vec<Datum>)>>,
 }
 
 /// A job that is over.
@@ -197,6 +202,7 @@ mod tests {
             }],
             back: vec![2],
             blob: None,
+            shared: HashMap::new(),
         });
         let message = pack(&word, b"records");
         assert_eq!(unpack(&message), Some((word, b"records".as_slice())));

@@ -1,10 +1,10 @@
-//! Shared data as arguments: it travels once to each machine.
+//! Shared data as arguments, which travels once to each machine, and as results.
 
 mod support;
 
 use futures_util::StreamExt;
 use mp::named::{Barrier, Cluster};
-use mp::{Bytes, Connect, Pool, Shared};
+use mp::{Bytes, Connect, Pool, Queue, Shared};
 use mp_cluster as mp;
 use support::{Server, eventually};
 
@@ -136,4 +136,118 @@ fn shared_data_that_the_server_has_lost_is_sent_again() {
     assert_eq!(removed, 1);
     let _second = server.agent(1);
     assert_eq!(pool.apply(bytes_of, (bytes,)).unwrap(), LEN);
+}
+
+/// Data made of a number, and what it is of.
+#[mp::task]
+fn make(seed: u8, len: usize) -> (Bytes, Shared<str>, Option<Bytes>) {
+    let bytes = Bytes::from_slice(&vec![seed; len]).unwrap();
+    let text = Shared::from_text(&format!("{seed} times {len}")).unwrap();
+    // The same once more, of every third.
+    let again = seed.is_multiple_of(3).then(|| bytes.clone());
+    (bytes, text, again)
+}
+
+fn assert_made(seed: u8, len: usize, made: &(Bytes, Shared<str>, Option<Bytes>)) {
+    let (bytes, text, again) = made;
+    assert!(bytes.len() == len && bytes.iter().all(|&byte| byte == seed));
+    assert_eq!(&text[..], format!("{seed} times {len}"));
+    assert_eq!(again.is_some(), seed.is_multiple_of(3));
+    assert!(again.iter().all(|again| again[..] == bytes[..]));
+}
+
+/// Some of it is shared, and of some there is none.
+#[mp::task]
+fn make_some(x: u64) -> Result<Option<Shared<[u64]>>, String> {
+    match x % 3 {
+        0 => Ok(None),
+        1 => Ok(Some(Shared::from_values(0..x).unwrap())),
+        _ => Err("it is of no use".into()),
+    }
+}
+
+#[mp::task]
+fn give_back(bytes: Bytes) -> Bytes {
+    bytes
+}
+
+#[test]
+fn shared_results_are_what_they_were() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agents = [server.agent(1), server.agent(1)];
+    let one_by_one = pool(&server, 2);
+    // In jobs of one, small and large, and of many.
+    for len in [0, 10, LEN] {
+        let made = one_by_one.apply(make, (3, len)).unwrap();
+        assert_made(3, len, &made);
+    }
+    let pool = server.pool(2);
+    let items = (0..100_u8).map(|seed| (seed, usize::from(seed) * 1000));
+    for (made, (seed, len)) in pool.starmap(make, items.clone()).unwrap().iter().zip(items) {
+        assert_made(seed, len, made);
+    }
+    for (x, made) in (0..).zip(pool.imap(make_some, 0..300).unwrap()) {
+        match (x % 3, made.unwrap()) {
+            (0, Ok(None)) | (2, Err(_)) => {}
+            (1, Ok(Some(numbers))) => assert!(numbers.iter().copied().eq(0..x)),
+            (_, other) => panic!("{x} came to {other:?}"),
+        }
+    }
+    let bytes = Bytes::from_slice(&data(5)).unwrap();
+    let back = pool.apply(give_back, (bytes.clone(),)).unwrap();
+    assert!(back[..] == bytes[..]);
+    drop((one_by_one, pool));
+    assert!(server.object_bytes() < 64 << 10);
+}
+
+#[test]
+fn shared_results_that_nobody_takes_are_let_go() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = pool(&server, 1);
+    let before = mp::__private::audit().unwrap().objects;
+    let jobs: Vec<_> = (0..20)
+        .map(|_| pool.submit(make, (3, LEN)).unwrap())
+        .collect();
+    eventually("some are there", || jobs[3].is_done());
+    drop(jobs);
+    let mut results = pool.imap(make_some, 0..1000).unwrap();
+    assert!(results.next().is_some());
+    drop(results);
+    drop(pool);
+    // Those of other tests go as well.
+    eventually("they are gone", || {
+        mp::__private::audit().unwrap().objects <= before
+    });
+    eventually("there too", || server.object_bytes() < 64 << 10);
+}
+
+#[mp::task]
+fn local_queue() -> Queue<u32> {
+    Queue::new().unwrap()
+}
+
+/// What a task calls itself, on the workers of its own machine.
+#[mp::task]
+fn make_inside(seed: u8) -> usize {
+    let made = mp::pool().unwrap().apply(make, (seed, LEN)).unwrap();
+    assert_made(seed, LEN, &made);
+    made.0.len()
+}
+
+#[test]
+fn results_that_do_not_travel_are_refused_where_they_are_made() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = pool(&server, 1);
+    let error = pool.apply(local_queue, ()).unwrap_err();
+    assert!(error.task().unwrap().is_not_encoded(), "{error}");
+    assert!(error.to_string().contains("`Queue::named`"), "{error}");
+    assert_eq!(pool.apply(make_inside, (6,)).unwrap(), LEN);
 }

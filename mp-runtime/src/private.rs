@@ -16,7 +16,7 @@ pub use crate::task::{Returned, Transfer};
 pub use crate::memory::{Arrival, Content, Make};
 
 pub use crate::pool::encoded::{
-    broadcast_encoded, pack_lost, pack_outcomes, pack_refusals, recall, submit_encoded,
+    broadcast_encoded, pack_lost, pack_outcomes, pack_refusals, recall, shared_of, submit_encoded,
 };
 pub use crate::pool::remote::{Carrier, Connector, Shipment, build_local, build_remote};
 

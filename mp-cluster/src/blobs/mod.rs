@@ -182,11 +182,17 @@ impl Blobs {
         Ok(())
     }
 
-    /// Removes what is in the store by that name.
+    /// Removes what is in the store by that name, without a trace.
     pub(crate) async fn remove(&self, name: &str) {
-        if let Ok(store) = self.store().await {
-            // It goes after a day otherwise.
-            let _ = store.delete(name).await;
+        let Ok(store) = self.store().await else {
+            return;
+        };
+        // It goes after a day otherwise.
+        if let Ok(info) = store.info(name).await {
+            let subjects = upload::subjects(&info.bucket, name, &info.nuid);
+            for subject in &subjects {
+                upload::purge(&self.link, subject).await;
+            }
         }
     }
 

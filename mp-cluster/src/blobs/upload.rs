@@ -46,7 +46,7 @@ impl Upload {
         let piecemark = format!("{pool}.{}", crate::random_name());
         let upload = Self {
             link: link.clone(),
-            subjects: [note(&bucket, name), format!("$O.{bucket}.C.{piecemark}")],
+            subjects: subjects(&bucket, name, &piecemark),
             is_kept: false,
         };
         let [note, pieces] = &upload.subjects;
@@ -131,6 +131,11 @@ impl Drop for Upload {
             }
         });
     }
+}
+
+/// The subject of the note of what bytes are, and that of the pieces.
+pub(super) fn subjects(bucket: &str, name: &str, piecemark: &str) -> [String; 2] {
+    [note(bucket, name), format!("$O.{bucket}.C.{piecemark}")]
 }
 
 /// The subject of the note of what bytes are.

@@ -1,23 +1,37 @@
 //! What agents say, and what they are answered.
 
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::{Message, Subject};
 use bytes::Bytes;
+use mp::__private::Content;
 
 use super::State;
+use crate::blobs::{Blobs, Unavailable};
+use crate::data::{Incoming, Missing};
 use crate::fault::fault;
-use crate::message::{self, Elsewhere, MISSING, Report, Unwanted, Word};
+use crate::message::{self, MISSING, Report, Unwanted, Word};
 
 /// Agents that may be lost while they are at the same item.
 const MOST_LOST: u32 = 3;
 
-/// Outcomes that were fetched from the object store, if they could be.
+/// Outcomes of which something was in the object store, if it could be had.
 pub(super) struct Fetched {
     report: Report,
-    records: Option<Bytes>,
+    outcomes: Result<Outcomes, Missing>,
     reply: Option<Subject>,
 }
+
+/// The records of outcomes, and the data that they refer to.
+struct Outcomes {
+    records: Bytes,
+    shared: SharedData,
+}
+
+/// The shared data of results, with their places, by the places of jobs.
+type SharedData = HashMap<u32, Vec<(u32, Vec<Arc<Content>>)>>;
 
 impl State {
     /// Takes what an agent says, and answers it.
@@ -30,17 +44,17 @@ impl State {
         match word {
             Word::Done(report) => {
                 if let Some(out) = self.out.get_mut(report.id)
-                    && let Some(blob) = report.blob.clone()
+                    && !(report.blob.is_none() && report.shared.is_empty())
                 {
                     if !out.is_fetching {
                         out.is_fetching = true;
-                        self.fetch(report, blob, reply);
+                        self.fetch(report, Bytes::copy_from_slice(records), reply);
                     }
                     // It is answered once they are here.
                     return;
                 }
                 fault!("submit.finishing");
-                self.finish(&report, records);
+                self.finish(&report, records, &SharedData::new());
                 fault!("submit.finished");
             }
             Word::Failed { id, place, why } => {
@@ -121,7 +135,7 @@ impl State {
         false
     }
 
-    fn finish(&mut self, report: &Report, mut records: &[u8]) {
+    fn finish(&mut self, report: &Report, mut records: &[u8], shared: &SharedData) {
         for told in &report.jobs {
             // What is not there makes no sense as an outcome.
             let (outcomes, rest) = records.split_at_checked(told.len).unwrap_or_default();
@@ -132,7 +146,8 @@ impl State {
                 if count > 0 {
                     self.paces.learn(shipment.task(), elapsed / count);
                 }
-                shipment.finish(outcomes, elapsed);
+                let shared = shared.get(&told.place).map_or(&[][..], |shared| shared);
+                shipment.finish(outcomes, shared, elapsed);
             }
         }
         // Not in the message that is theirs: that is the agent's until it is through with the others.
@@ -149,33 +164,46 @@ impl State {
         self.send_waiting();
     }
 
-    /// Fetches outcomes that are in the object store.
-    fn fetch(&self, report: Report, blob: Elsewhere, reply: Option<Subject>) {
+    /// Fetches outcomes that are in the object store, or the shared data that they refer to.
+    fn fetch(&self, report: Report, records: Bytes, reply: Option<Subject>) {
         let blobs = self.blobs.clone();
         let fetching = self.fetching.clone();
         tokio::spawn(async move {
-            let records = blobs.get(&blob).await.ok();
-            let is_there = records.is_some();
+            let outcomes = Outcomes::fetch(&blobs, &report, records).await;
+            let is_there = !matches!(outcomes, Err(Missing::Unavailable));
+            let shared = report.shared.values().flatten();
+            let shared = shared.flat_map(|(_, data)| data).map(|datum| &datum.blob);
+            let named: HashSet<_> = report.blob.iter().chain(shared).cloned().collect();
             fault!("submit.fetched");
             let _ = fetching.send(Fetched {
                 report,
-                records,
+                outcomes,
                 reply,
             });
             if is_there {
-                blobs.remove(&blob.name).await;
+                for blob in named {
+                    blobs.remove(&blob.name).await;
+                }
                 fault!("submit.removed");
             }
         });
     }
 
     pub(super) async fn note_fetched(&mut self, fetched: Fetched) {
-        let answer = match fetched.records {
-            Some(records) => {
-                self.finish(&fetched.report, &records);
+        let answer = match fetched.outcomes {
+            Ok(outcomes) => {
+                self.finish(&fetched.report, &outcomes.records, &outcomes.shared);
                 Bytes::new()
             }
-            None => {
+            Err(Missing::Refused(why)) => {
+                for told in &fetched.report.jobs {
+                    if let Some(shipment) = self.out.take(fetched.report.id, told.place) {
+                        shipment.lose(&why);
+                    }
+                }
+                Bytes::new()
+            }
+            Err(Missing::Unavailable) => {
                 if let Some(out) = self.out.get_mut(fetched.report.id) {
                     out.is_fetching = false;
                 }
@@ -192,5 +220,32 @@ impl State {
         {
             let _ = self.link.client.publish(reply, answer).await;
         }
+    }
+}
+
+impl Outcomes {
+    /// Gets what is in the object store.
+    async fn fetch(blobs: &Blobs, report: &Report, records: Bytes) -> Result<Self, Missing> {
+        let records = match &report.blob {
+            Some(blob) => {
+                let got = blobs.get(blob).await;
+                got.map_err(|Unavailable(_)| Missing::Unavailable)?
+            }
+            None => records,
+        };
+        let incoming = Incoming::new(blobs);
+        let mut shared = SharedData::new();
+        for (job, results) in &report.shared {
+            let mut there = Vec::with_capacity(results.len());
+            for (place, data) in results {
+                let mut contents = Vec::with_capacity(data.len());
+                for datum in data {
+                    contents.push(incoming.get(datum).await?);
+                }
+                there.push((*place, contents));
+            }
+            shared.insert(*job, there);
+        }
+        Ok(Self { records, shared })
     }
 }

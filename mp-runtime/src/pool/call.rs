@@ -1378,6 +1378,10 @@ fn read_result<R: Transfer>(program: &Program, records: &mut &[u8]) -> Result<R,
         return Err(failure::lost("its result is not where it should be"));
     };
     let decode = || decode_result::<R>(outcome.tag, outcome.payload);
+    let decode = || match outcome.parcel {
+        Some(parcel) => transfer::importing(parcel, decode),
+        None => decode(),
+    };
     let result =
         panic::catch(decode).unwrap_or_else(|panic| Err(failure::result_panicked::<R>(panic)));
     if let Some(parcel) = outcome.parcel {

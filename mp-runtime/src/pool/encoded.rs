@@ -70,12 +70,33 @@ pub fn broadcast_encoded(
     pool.hand_over(task, source, Reach::Each(workers), finish)
 }
 
+/// The shared data that results refer to, in the order in which each does, with the places of the
+/// results.
+///
+/// # Errors
+///
+/// It is not there any more.
+pub fn shared_of(outcomes: &Outcomes<Encoded>) -> Result<Vec<(u32, Vec<Content>)>, Error> {
+    let mut shared = Vec::new();
+    for (place, outcome) in (0..).zip(outcomes) {
+        if let Ok(Encoded {
+            shared: handles, ..
+        }) = outcome
+            && !handles.is_empty()
+        {
+            let contents = handles.iter().cloned().map(Content::open);
+            shared.push((place, contents.collect::<Result<_, _>>()?));
+        }
+    }
+    Ok(shared)
+}
+
 /// The outcomes as records one behind the other. Workers are called `name on place`.
 pub fn pack_outcomes(outcomes: Outcomes<Encoded>, place: &str) -> Vec<u8> {
     let mut out = Buffer::new();
     for outcome in outcomes {
         let written = match outcome {
-            Ok(Encoded(bytes)) => write_value(&bytes, &mut out).map_err(EncodeError::from),
+            Ok(Encoded { bytes, .. }) => write_value(&bytes, &mut out).map_err(EncodeError::from),
             Err(error) => {
                 let who = error.process().map(|name| format!("{name} on {place}"));
                 let pid = error.pid();

@@ -168,6 +168,7 @@ impl Inner {
                 &header.drains,
                 u64::from(settings.drain.is_some() || settings.is_attended),
             ),
+            (&header.is_attended, u64::from(settings.is_attended)),
             (&header.chunk_size, settings.chunk_size.unwrap_or(0)),
             (&header.window, settings.window.unwrap_or(0)),
             (&header.workers, workers as u64),

@@ -68,6 +68,8 @@ shared! {
         pub(super) idle_timeout: AtomicU64,
         /// Whether workers leave it to the parent to end when the program is asked to.
         pub(super) drains: AtomicU64,
+        /// Whether results go to another machine.
+        pub(super) is_attended: AtomicU64,
         /// Jobs that were ever done: tells workers that die of what they do from those that die at
         /// once.
         pub(super) finished: AtomicU64,

@@ -151,11 +151,19 @@ impl Shipment {
 
     /// Ends it with the outcomes of all its items, as records one behind the other, whose running
     /// took `elapsed`. They come from another machine: what is not an outcome for each item is taken
-    /// for none.
-    pub fn finish(mut self, outcomes: &[u8], elapsed: Duration) {
+    /// for none. `shared` is the data that results refer to, with their places among the outcomes.
+    pub fn finish(
+        mut self,
+        outcomes: &[u8],
+        shared: &[(u32, Vec<Arc<Content>>)],
+        elapsed: Duration,
+    ) {
         let (count, _) = self.items();
-        match is_outcomes(outcomes, count) {
-            true => self.settle(outcomes, elapsed),
+        let places = shared.iter().map(|&(place, _)| place);
+        let are_places = places.clone().is_sorted_by(|one, next| one < next)
+            && places.max().is_none_or(|last| last < count);
+        match are_places && is_outcomes(outcomes, count) {
+            true => self.settle(outcomes, shared, elapsed),
             false => self.settle_lost(SENSELESS),
         }
     }
@@ -169,13 +177,13 @@ impl Shipment {
     /// one, since one of them may be why.
     pub fn crash(mut self, why: &str) {
         let (count, _) = self.items();
-        self.settle(&pack_machines_lost(count, why), Duration::ZERO);
+        self.settle(&pack_machines_lost(count, why), &[], Duration::ZERO);
     }
 
     /// Ends it: its items came to no worker.
     pub fn refuse(mut self, why: &str) {
         let (count, _) = self.items();
-        self.settle(&pack_refusals(count, why), Duration::ZERO);
+        self.settle(&pack_refusals(count, why), &[], Duration::ZERO);
     }
 
     /// Ends it: none of its items was begun. They are offered again, if their call is not over.
@@ -185,21 +193,21 @@ impl Shipment {
 
     fn settle_lost(&mut self, why: &str) {
         let (count, _) = self.items();
-        self.settle(&pack_lost(count, why), Duration::ZERO);
+        self.settle(&pack_lost(count, why), &[], Duration::ZERO);
     }
 
     /// Puts the outcomes into the pool's memory and commits the job, or buries it if nobody wants it
     /// any more.
-    fn settle(&mut self, outcomes: &[u8], elapsed: Duration) {
+    fn settle(&mut self, outcomes: &[u8], shared: &[(u32, Vec<Arc<Content>>)], elapsed: Duration) {
         let Some(running) = self.running.take() else {
             return;
         };
         let job = self.job();
         let (count, _) = self.items();
         let first = job.first.load(Ordering::Relaxed);
-        let block = self.to_block(outcomes).or_else(|Full| {
+        let block = self.to_block(outcomes, shared).or_else(|Full| {
             // Rather the small ones, and of the others that there is no room for them.
-            self.to_block(&give_up_large(outcomes, count))
+            self.to_block(&give_up_large(outcomes, count), &[])
         });
         let early = match block {
             Ok(block) => {
@@ -248,13 +256,50 @@ impl Shipment {
         }
     }
 
-    fn to_block(&self, outcomes: &[u8]) -> Result<BlockId, Full> {
+    fn to_block(
+        &self,
+        outcomes: &[u8],
+        shared: &[(u32, Vec<Arc<Content>>)],
+    ) -> Result<BlockId, Full> {
         let memory = &self.pool.memory;
         let len = wire::RECORDS + outcomes.len();
         let mut out = Buffer::in_block(memory.arena().clone(), memory.parent(), len)?;
         wire::begin_results(&mut out)?;
-        out.write(outcomes)?;
-        out.into_block().map(|block| block.id())
+        let mut parcels = Vec::new();
+        let written = self.write_outcomes(outcomes, shared, &mut parcels, &mut out);
+        let block = written.and_then(|()| out.into_block().map(|block| block.id()));
+        if block.is_err() {
+            let program = self.pool.program;
+            for parcel in parcels {
+                program.table.discard(&program.arena, parcel);
+            }
+        }
+        block
+    }
+
+    /// Writes outcomes, with a mark before those that refer to shared data, which the caller lets go of.
+    fn write_outcomes(
+        &self,
+        mut outcomes: &[u8],
+        shared: &[(u32, Vec<Arc<Content>>)],
+        parcels: &mut Vec<BlockId>,
+        out: &mut Buffer,
+    ) -> Result<(), Full> {
+        let program = self.pool.program;
+        let mut written = 0;
+        for (place, contents) in shared {
+            let mut rest = outcomes;
+            while written < *place && read_record(&mut rest).is_some() {
+                written += 1;
+            }
+            out.write(&outcomes[..outcomes.len() - rest.len()])?;
+            outcomes = rest;
+            let ids: Vec<_> = contents.iter().map(|it| it.handle().id()).collect();
+            let parcel = program.table.pack(&program.arena, &ids)?;
+            parcels.push(parcel);
+            wire::write_mark(parcel, out)?;
+        }
+        out.write(outcomes)
     }
 
     fn contents(&self) -> Option<(&str, &[u8])> {

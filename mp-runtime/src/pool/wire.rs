@@ -109,6 +109,12 @@ pub(super) fn mark(start: usize, parcel: BlockId, out: &mut Buffer) -> Result<()
     Ok(())
 }
 
+/// Writes a mark, for the record that is to follow.
+pub(super) fn write_mark(parcel: BlockId, out: &mut Buffer) -> Result<(), Full> {
+    out.write(&MARK)?;
+    out.write(&parcel.bits().to_le_bytes())
+}
+
 /// An outcome as it lies in its block.
 #[derive(Debug)]
 pub(super) struct Outcome<'a> {

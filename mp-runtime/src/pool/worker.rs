@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::current;
 use super::guest;
-use super::job::{Early, Expired, Finish, Held, Job, Progress, Running};
+use super::job::{Early, Expired, Finish, Held, JOBS, Job, Progress, Running};
 use super::reduce;
 use super::region::{CLOSED, Choice, DRAINING, Memory, STOPPED, Side};
 use super::seat::{Leave, Seat};
@@ -372,7 +372,14 @@ impl<'a> Worker<'a> {
         current::set_job(Some(index));
         let run = || self.run_each(job, running, task, items, first, &mut out);
         let parcel = BlockId::from_bits(job.input_parcel.load(Ordering::Relaxed));
-        let (ran, _) = transfer::sending(|| transfer::receiving_from(program, parcel, run));
+        let run = || transfer::receiving_from(program, parcel, run);
+        // What tasks have called themselves stays here.
+        let is_exported =
+            index < JOBS && self.memory.header().is_attended.load(Ordering::Relaxed) != 0;
+        let (ran, _) = match is_exported {
+            true => transfer::exporting(run),
+            false => transfer::sending(run),
+        };
         let (early, done) = ran.inspect_err(|_| {
             // The caller reads the results that are there.
             out.give_up_block();

@@ -5,6 +5,7 @@
 //! [`LONG`] says that the length itself follows, in 64 bits.
 
 use std::any::{Any, type_name};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use crate::shm::OutOfMemory;
 use crate::wire::buffer::{Buffer, Full};
 use crate::wire::codec::{self, DecodeError, EncodeError, EncodeErrorKind};
 use crate::wire::copy::Hands;
-use crate::wire::transfer::Delivery;
+use crate::wire::transfer::{self, Delivery, Handle};
 
 /// One call: where its arguments come from and its result goes.
 #[derive(Debug)]
@@ -499,7 +500,10 @@ pub(crate) fn decode_result<R: DeserializeOwned + 'static>(
     let mut passing: Option<R> = None;
     let place: &mut dyn Any = &mut passing;
     if let Some(place) = place.downcast_mut() {
-        *place = Some(Encoded(payload.to_vec()));
+        *place = Some(Encoded {
+            bytes: payload.to_vec(),
+            shared: transfer::imported_handles(),
+        });
     }
     if let Some(value) = passing {
         return Ok(value);
@@ -514,8 +518,13 @@ pub(crate) fn decode_result<R: DeserializeOwned + 'static>(
 
 /// A result of a type that is not known here, as its bytes: it only passes through, and is never
 /// encoded or decoded as a value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Encoded(pub(crate) Vec<u8>);
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Encoded {
+    pub(crate) bytes: Vec<u8>,
+    /// The shared data that they refer to, by its places here.
+    #[serde(skip)]
+    pub(crate) shared: Vec<Arc<Handle>>,
+}
 
 #[cold]
 fn left_over(rest: &[u8]) -> DecodeError {

@@ -222,12 +222,28 @@ pub(crate) fn receiving_from<R>(
     receiving(program, decode)
 }
 
+/// Runs `decode`, of a value from another machine, or of one that only passes through on its way to one:
+/// the shared data that it refers to is in the parcel.
+pub(crate) fn importing<R>(parcel: BlockId, decode: impl FnOnce() -> R) -> R {
+    let _restore = Restore(&IMPORTED, IMPORTED.replace(Some(parcel)));
+    decode()
+}
+
+/// The shared data that the value being decoded may refer to, in its order.
+pub(crate) fn imported_handles() -> Vec<Arc<Handle>> {
+    let parcel = IMPORTED.get().zip(existing());
+    parcel
+        .and_then(|(parcel, program)| unpack(program, parcel))
+        .unwrap_or_default()
+}
+
 /// Runs `code`, which encodes for another program or decodes what one sent: handles are refused.
 pub(crate) fn abroad<R>(code: impl FnOnce() -> R) -> R {
     let _restore = (
         Restore(&SENDING, SENDING.replace(0)),
         Restore(&RECEIVING, RECEIVING.replace(0)),
         Restore(&EXPORTING, EXPORTING.replace(0)),
+        Restore(&IMPORTED, IMPORTED.replace(None)),
         Restore(&ABROAD, ABROAD.replace(true)),
     );
     code()
@@ -381,6 +397,9 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
                 .and_then(|object| Handle::receive(program, object))
                 .ok_or_else(|| de::Error::custom("the shared object no longer exists"))
         }
+        Some(program) if id == ON_ITS_WAY && IMPORTED.get().is_some() => imported(program, index)
+            .and_then(|object| Handle::receive(program, object))
+            .ok_or_else(|| de::Error::custom("the shared data has not come with it")),
         _ if ABROAD.get() => Err(de::Error::custom(NOT_ABROAD)),
         _ => Err(de::Error::custom(
             "a shared object can be deserialised only while mp receives it",
