@@ -74,3 +74,27 @@ fn result_on_its_way_when_its_agent_dies_comes_from_another_and_leaves_nothing()
     drop(pool);
     assert!(is_empty(&server), "{} bytes", server.object_bytes());
 }
+
+#[test]
+fn large_results_of_jobs_that_share_a_message_all_come() {
+    let _watchdog = watchdog(180);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(2);
+    let pool = server.pool(2);
+    let lengths = |len: usize| {
+        let jobs: Vec<_> = (0..60)
+            .map(|x| pool.submit(text, (len + x,)).unwrap())
+            .collect();
+        for (x, job) in jobs.into_iter().enumerate() {
+            assert_eq!(job.wait().unwrap().len(), len + x);
+        }
+    };
+    // By then it is known that they are short.
+    lengths(0);
+    lengths(0);
+    lengths(2 << 20);
+    drop(pool);
+    assert!(is_empty(&server), "{} bytes", server.object_bytes());
+}

@@ -45,6 +45,8 @@ impl State {
             Word::Done(report) => {
                 if let Some(out) = self.out.get_mut(report.id)
                     && !(report.blob.is_none() && report.shared.is_empty())
+                    // Otherwise the agent did not hear that they were taken, and they are there no more.
+                    && out.jobs().any(|(place, _)| report.jobs.iter().any(|told| told.place == place))
                 {
                     if !out.is_fetching {
                         out.is_fetching = true;
@@ -190,6 +192,9 @@ impl State {
     }
 
     pub(super) async fn note_fetched(&mut self, fetched: Fetched) {
+        if let Some(out) = self.out.get_mut(fetched.report.id) {
+            out.is_fetching = false;
+        }
         let answer = match fetched.outcomes {
             Ok(outcomes) => {
                 self.finish(&fetched.report, &outcomes.records, &outcomes.shared);
@@ -203,12 +208,7 @@ impl State {
                 }
                 Bytes::new()
             }
-            Err(Missing::Unavailable) => {
-                if let Some(out) = self.out.get_mut(fetched.report.id) {
-                    out.is_fetching = false;
-                }
-                Bytes::from_static(MISSING)
-            }
+            Err(Missing::Unavailable) => Bytes::from_static(MISSING),
         };
         self.answer(fetched.reply, answer).await;
     }
