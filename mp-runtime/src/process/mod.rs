@@ -1,12 +1,14 @@
 //! One child: what it is to do, how it is started, and what came of it.
 //!
 //! - [`builder`]: [`Process`], a call that is yet to be made.
-//! - [`stdio`]: what a child gets as its standard streams.
+//! - [`environment`], [`stdio`]: what a child has for its environment, and what it gets as its standard
+//!   streams.
 //! - [`spawn`]: the parent's half of a start: reserve, describe, launch.
 //! - [`launcher`]: the thread that starts children.
 //! - [`method`]: by which of two ways children come into being.
-//! - [`fork_server`]: the parent's half of a start by the fork server; [`zygote`]: that server's half;
-//!   [`order`]: what passes between them.
+//! - [`fork_server`]: the parent's half of a start by the fork server: keeping one; [`copies`]: asking it
+//!   for copies, and making children of them; [`zygote`]: that server's half; [`order`]: what passes
+//!   between them.
 //! - [`supervisor`]: the thread that watches them and settles what a death leaves.
 //! - [`running`]: a child as its parent's threads share it.
 //! - [`join`]: [`Child`], and waiting for its result.
@@ -21,6 +23,7 @@
 mod builder;
 pub(crate) mod child;
 mod command;
+mod copies;
 mod environment;
 mod fork_server;
 mod identity;
