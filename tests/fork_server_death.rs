@@ -133,7 +133,8 @@ fn child_that_dies_with_its_order_was_not_started() {
             );
             settles_at(&before, books);
         }
-        assert_eq!(children().len(), 2);
+        // The server, and the copy that it is about to make.
+        eventually(|| children().len() == 2);
     });
 }
 
