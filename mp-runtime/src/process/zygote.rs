@@ -85,8 +85,7 @@ pub(super) fn serve(claim: &'static Claim, socket: OwnedFd, control: RawFd) -> !
 /// [`sys::memory::map`] alone, which keeps it from them.
 fn map_place(memory: Option<OwnedFd>) -> io::Result<Mapping> {
     let memory = memory.ok_or(io::ErrorKind::NotFound)?;
-    let len = sys::memory::memory_len(memory.as_fd())?;
-    sys::memory::map(memory.as_fd(), len as usize)
+    sys::memory::map(memory.as_fd())
 }
 
 fn answer(control: BorrowedFd<'_>, answer: &Answer) {

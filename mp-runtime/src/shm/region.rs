@@ -58,10 +58,8 @@ impl Region {
     /// Maps memory that another process made.
     pub(crate) fn map(memory: OwnedFd) -> io::Result<Self> {
         notice_forks()?;
-        let len = sys::memory::memory_len(memory.as_fd())?;
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
         Ok(Self {
-            mapping: sys::memory::map(memory.as_fd(), len)?,
+            mapping: sys::memory::map(memory.as_fd())?,
             memory,
         })
     }

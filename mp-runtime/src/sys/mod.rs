@@ -30,7 +30,7 @@ pub(crate) use self::platform::{ENOMEM, ESRCH};
 pub(crate) mod memory {
     pub(crate) use super::platform::{
         limits::{file_size_limit, memory_limit},
-        memory::{Mapping, create_memory, expect_writes, fork_page, map, memory_len, punch_hole},
+        memory::{Mapping, create_memory, expect_writes, fork_page, map, punch_hole},
     };
 }
 

@@ -43,15 +43,11 @@ pub(crate) mod memory {
 
     pub(crate) fn expect_writes<T>(_memory: &mut [std::mem::MaybeUninit<T>]) {}
 
-    pub(crate) fn memory_len(_fd: BorrowedFd<'_>) -> io::Result<u64> {
-        unsupported()
-    }
-
     pub(crate) fn punch_hole(_fd: BorrowedFd<'_>, _offset: u64, _len: u64) -> io::Result<()> {
         unsupported()
     }
 
-    pub(crate) fn map(_fd: BorrowedFd<'_>, _len: usize) -> io::Result<Mapping> {
+    pub(crate) fn map(_fd: BorrowedFd<'_>) -> io::Result<Mapping> {
         unsupported()
     }
 

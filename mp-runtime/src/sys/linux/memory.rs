@@ -73,7 +73,7 @@ fn memfd(name: &CString, flags: libc::c_uint) -> io::Result<OwnedFd> {
 }
 
 /// Returns the size of the memory behind a descriptor, in bytes.
-pub(crate) fn memory_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
+fn memory_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: all zeros is a valid `stat`, which consists of integers.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: `stat` is valid for writing one `stat`.
@@ -176,23 +176,17 @@ impl Drop for Mapping {
     }
 }
 
-/// Maps the first `len` bytes of shared memory.
+/// Maps shared memory as a whole: past its end an access is a SIGBUS.
 ///
-/// No core dump contains them (a sparse arena would fill gigabytes), and the copy of this process
+/// No core dump contains it (a sparse arena would fill gigabytes), and the copy of this process
 /// that a user's own `fork` makes has nothing at these addresses, so that it can't disturb the
 /// others.
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::InvalidInput`] if the memory is shorter than `len`,
 /// [`io::ErrorKind::OutOfMemory`] if there are not enough addresses (as under `ulimit -v`).
-pub(crate) fn map(fd: BorrowedFd<'_>, len: usize) -> io::Result<Mapping> {
-    let present = memory_len(fd)?;
-    // Bytes past the end could be mapped, but touching them is a SIGBUS.
-    if present < len as u64 {
-        let text = format!("shared memory has {present} bytes where {len} are expected");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-    }
+pub(crate) fn map(fd: BorrowedFd<'_>) -> io::Result<Mapping> {
+    let len = usize::try_from(memory_len(fd)?).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mapping = Mapping::new(libc::MAP_SHARED | libc::MAP_NORESERVE, fd.as_raw_fd(), len)?;
     mapping.advise(libc::MADV_DONTDUMP)?;
     mapping.advise(libc::MADV_DONTFORK)?;
@@ -264,19 +258,12 @@ mod tests {
     #[test]
     fn two_mappings_show_the_same_bytes() {
         let fd = create_memory("mp-test", PAGE as u64).unwrap();
-        let one = map(fd.as_fd(), PAGE).unwrap();
-        let two = map(fd.as_fd(), PAGE).unwrap();
+        let one = map(fd.as_fd()).unwrap();
+        let two = map(fd.as_fd()).unwrap();
         assert_ne!(one.base(), two.base());
         assert_eq!(one.len(), PAGE);
         bytes(&one)[5].store(7, Ordering::Relaxed);
         assert_eq!(bytes(&two)[5].load(Ordering::Relaxed), 7);
-    }
-
-    #[test]
-    fn memory_that_is_too_short_is_not_mapped() {
-        let fd = create_memory("mp-test", PAGE as u64).unwrap();
-        let error = map(fd.as_fd(), PAGE + 1).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
@@ -288,7 +275,7 @@ mod tests {
     #[test]
     fn a_hole_reads_as_zeros() {
         let fd = create_memory("mp-test", 4 * PAGE as u64).unwrap();
-        let mapping = map(fd.as_fd(), 4 * PAGE).unwrap();
+        let mapping = map(fd.as_fd()).unwrap();
         for byte in bytes(&mapping) {
             byte.store(9, Ordering::Relaxed);
         }
@@ -302,7 +289,7 @@ mod tests {
         let word = fork_page().unwrap();
         assert_eq!(word.load(Ordering::Relaxed), 1);
         let fd = create_memory("mp-test", PAGE as u64).unwrap();
-        let mapping = map(fd.as_fd(), PAGE).unwrap();
+        let mapping = map(fd.as_fd()).unwrap();
         // SAFETY: the child only loads, calls mincore, and leaves by _exit.
         let child = unsafe { libc::fork() };
         if child == 0 {
