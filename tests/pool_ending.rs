@@ -51,6 +51,21 @@ fn count_done(outcomes: &[Result<u32, TaskError>]) -> usize {
 }
 
 #[test]
+fn join_waits_for_a_call_that_has_no_worker_yet() -> AnyResult {
+    let _watchdog = watchdog(120);
+    for n in 0..20 {
+        // None before they are needed.
+        let pool = Pool::builder().workers(2).idle_timeout(HOUR).build()?;
+        let job = pool.submit(square, (n,))?;
+        pool.close();
+        pool.join()?;
+        drop(pool);
+        assert_eq!(job.wait()?, n * n);
+    }
+    Ok(())
+}
+
+#[test]
 fn drained_pool_finishes_what_was_begun_and_cancels_the_rest() -> AnyResult {
     let _watchdog = watchdog(120);
     let pool = Pool::builder().workers(2).chunk_size(1).build()?;

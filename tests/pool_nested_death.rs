@@ -347,3 +347,69 @@ fn parent_killed_at_any_point_takes_all_along() {
         audit.faults.is_empty() && audit.process_units == 0
     });
 }
+
+#[mp::task]
+fn nothing() {}
+
+/// Says that it has begun and waits at the gate, if there is one.
+#[mp::task]
+fn linger(gate: Option<(Event, Event)>) {
+    if let Some((begun, gate)) = gate {
+        begun.set();
+        gate.wait();
+    }
+}
+
+/// Uses an entry of the job table anew, for a job that it lets go of, while its parent is stopped between two
+/// looks at that entry.
+#[mp::task]
+fn reuse_an_entry() {
+    let pool = mp::pool().unwrap();
+    let parent = std::os::unix::process::parent_id();
+    loop {
+        let mut unread = pool.imap_unordered(linger, [None, None, None]).unwrap();
+        unread.next().unwrap().unwrap();
+        // The others are over, and lie there while the parent is rung.
+        pool.apply(nothing, ()).unwrap();
+        let is_stopped = (0..1000).any(|_| {
+            std::thread::yield_now();
+            is_stopped(parent)
+        });
+        if is_stopped {
+            break;
+        }
+    }
+    let (begun, gate) = (Event::new().unwrap(), Event::new().unwrap());
+    let gates = [None, Some((begun.clone(), gate.clone()))];
+    let mut stream = pool.imap_unordered(linger, gates).unwrap();
+    stream.next().unwrap().unwrap();
+    begun.wait();
+    drop(stream);
+    support::send_signal(parent, libc::SIGCONT);
+    // Which may need a worker more, so the parent is through with its looks.
+    pool.apply(nothing, ()).unwrap();
+    gate.set();
+}
+
+#[mp::task]
+fn call_from_a_pool() {
+    let pool = Pool::builder().workers(2).chunk_size(1).build().unwrap();
+    pool.apply(reuse_an_entry, ()).unwrap();
+    eventually(|| {
+        let (audit, jobs) = mp::__private::audit_of_pool(&pool);
+        audit.faults.is_empty() && jobs == 0
+    });
+}
+
+#[test]
+fn entry_that_is_used_anew_while_the_parent_looks_at_it_is_not_taken_for_the_old_one() {
+    let _alone = alone();
+    let _watchdog = watchdog(300);
+    for count in 1..=8 {
+        let caller = Process::new(call_from_a_pool, ())
+            .env("MP_FAULT", format!("stop@nest.looking:{count}"))
+            .start()
+            .unwrap();
+        caller.join().unwrap();
+    }
+}

@@ -46,8 +46,9 @@ impl Program {
         let generation = holder.generation();
         let next = (generation + 1) % Holder::GENERATIONS;
         // From here on every word that names the process is stale, and its locks can be taken over.
-        let dead = slot.change((State::Running, generation), (State::Dead, next))
-            || slot.change((State::Reserved, generation), (State::Dead, next));
+        // In this order: who attends an isolated worker has it running even now, but never again reserved.
+        let dead = slot.change((State::Reserved, generation), (State::Dead, next))
+            || slot.change((State::Running, generation), (State::Dead, next));
         if dead {
             fault!("reap.dead");
         }

@@ -75,13 +75,7 @@ impl Attendance {
     /// Ends the thread, whose worker has ended: afterwards nobody acts in the worker's name. Takes no
     /// longer than it takes to copy what has arrived.
     pub(super) fn end(&self, pool: &Inner) {
-        let mut state = lock(&self.state);
-        match *state {
-            State::New => *state = State::Over,
-            State::Attending => *state = State::Ending,
-            State::Ending | State::Over => {}
-        }
-        drop(state);
+        self.note_end();
         // Whatever it waits for: a frame, or a job.
         self.closer.shut();
         pool.memory.work_bell().alarm(pool.memory.peers());
@@ -113,6 +107,23 @@ impl Attendance {
 
     fn is_ending(&self) -> bool {
         *lock(&self.state) == State::Ending
+    }
+
+    /// Notes that the worker has ended, and returns once nobody writes into its seat any more.
+    pub(super) fn note_end(&self) {
+        let mut state = lock(&self.state);
+        match *state {
+            State::New => *state = State::Over,
+            State::Attending => *state = State::Ending,
+            State::Ending | State::Over => {}
+        }
+    }
+
+    /// Does what is for the worker's seat, unless the worker is known to have ended: then the seat may be
+    /// another's. Not for long: whoever learns of the end waits.
+    fn while_it_lives<T>(&self, write: impl FnOnce() -> T) -> Option<T> {
+        let state = lock(&self.state);
+        (*state == State::Attending).then(write)
     }
 
     fn begin(&self) -> bool {
@@ -233,9 +244,8 @@ impl Attendant {
         };
         let ended = self.greet().and_then(|()| {
             let leave = self.work()?;
-            if let Some(seat) = self.own_seat() {
-                seat.set_leave(leave);
-            }
+            let attendance = self.attendance.clone();
+            attendance.while_it_lives(|| self.seat().set_leave(leave));
             Ok(())
         });
         fault!("attendant.leaving");
@@ -264,13 +274,16 @@ impl Attendant {
         self.expect(Kind::Hello)?;
         fault!("attendant.met");
         // One that has ended meanwhile is nobody's to wait for, but may have said why.
-        if program::attach_for(self.pool.program, self.worker) {
-            self.seat().take(self.worker);
-        }
+        let attendance = self.attendance.clone();
+        attendance.while_it_lives(|| {
+            if program::attach_for(self.pool.program, self.worker) {
+                self.seat().take(self.worker);
+            }
+        });
         match self.receive(MOST_TEXT)? {
             Kind::Ready if self.frame.is_empty() => {
-                let seat = self.own_seat().ok_or(Broken::Gone)?;
-                seat.set_ready();
+                let set_ready = || self.seat().set_ready();
+                attendance.while_it_lives(set_ready).ok_or(Broken::Gone)?;
                 fault!("attendant.ready");
                 Ok(())
             }
@@ -305,9 +318,8 @@ impl Attendant {
             job.elapsed.store(elapsed, Ordering::Relaxed);
             let ran = job.progress().done.saturating_sub(first);
             self.left = self.left.saturating_sub(u64::from(ran));
-            if let Some(seat) = self.own_seat() {
-                seat.count(ran, elapsed);
-            }
+            let attendance = self.attendance.clone();
+            attendance.while_it_lives(|| self.seat().count(ran, elapsed));
             let memory = &pool.memory;
             memory.header().finished.fetch_add(1, Ordering::Relaxed);
             fault!("attendant.committing");
@@ -366,11 +378,6 @@ impl Attendant {
             memory.arrive();
             has_slept = true;
         }
-    }
-
-    /// The worker's seat, unless it has ended and another has it.
-    fn own_seat(&self) -> Option<&Seat> {
-        Some(self.seat()).filter(|seat| seat.is_of(self.worker))
     }
 
     fn seat(&self) -> &Seat {

@@ -148,11 +148,21 @@ impl Inner {
         });
         for index in self.memory.nested() {
             let job = self.memory.job(index);
-            let phase = job.phase();
-            if matches!(phase, Phase::Free | Phase::Held) || !self.memory.is_call_of(index, me) {
+            let seen = job.word();
+            if matches!(seen.phase(), Phase::Free | Phase::Held) {
                 continue;
             }
-            match (phase, job.runner()) {
+            fault!("nest.looking");
+            if !self.memory.is_call_of(index, me) {
+                continue;
+            }
+            if job.word() != seen {
+                // Whose call it is may have been read of another use than what is so, in which a worker
+                // may be at it.
+                any = true;
+                continue;
+            }
+            match (seen.phase(), seen.runner()) {
                 (Phase::Doomed, Some(worker)) => {
                     any = true;
                     if !doomed.contains(&(index, worker)) {

@@ -201,6 +201,10 @@ impl Inner {
         let flags = self.memory.header().flags.load(Ordering::Relaxed);
         if flags & (CLOSED | DRAINING) != 0 {
             self.memory.ring_workers();
+            if self.guest().is_none() {
+                // Where there are no workers any more, somebody may wait for just this.
+                self.end_rest();
+            }
         }
     }
 

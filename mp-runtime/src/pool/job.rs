@@ -100,7 +100,7 @@ impl Phase {
 /// holder is the worker, by slot and generation, so that a successor in its slot is not taken for
 /// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Word(u64);
+pub(super) struct Word(u64);
 
 const EPOCH_BITS: u32 = 64 - 8 - Holder::BITS;
 const EPOCH_MASK: u64 = (1 << EPOCH_BITS) - 1;
@@ -118,7 +118,7 @@ impl Word {
         )
     }
 
-    fn phase(self) -> Phase {
+    pub(super) fn phase(self) -> Phase {
         match self.0 >> PHASE_SHIFT {
             1 => Phase::Ready,
             2 => Phase::Running,
@@ -140,6 +140,11 @@ impl Word {
 
     fn epoch(self) -> u64 {
         self.0 & EPOCH_MASK
+    }
+
+    /// The worker that is at it, if one is.
+    pub(super) fn runner(self) -> Option<Holder> {
+        self.holder().filter(|_| self.phase().is_at_a_worker())
     }
 
     /// The same use of the entry in another phase.
@@ -378,8 +383,7 @@ impl Job {
 
     /// The worker that is at the job.
     pub(super) fn runner(&self) -> Option<Holder> {
-        let seen = self.word();
-        seen.holder().filter(|_| seen.phase().is_at_a_worker())
+        self.word().runner()
     }
 
     /// Takes a job away from the worker that is at it, which it returns: to be killed. `None` if no
@@ -739,7 +743,9 @@ impl Job {
         self.early.store(early as u32, Ordering::Relaxed);
     }
 
-    fn word(&self) -> Word {
+    /// What is so at this moment. An entry whose word is the same later has not been released and used
+    /// anew in between.
+    pub(super) fn word(&self) -> Word {
         Word(self.word.load(Ordering::Acquire))
     }
 

@@ -14,7 +14,7 @@ use super::region::Memory;
 use super::stats::SharedTotals;
 use crate::error::TaskError;
 use crate::fault::fault;
-use crate::loom::{AtomicU32, AtomicU64, Ordering};
+use crate::loom::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::shm::buffer::Buffer;
 use crate::shm::safe::shared;
 use crate::shm::text::Text;
@@ -158,11 +158,17 @@ impl Memory {
 
     /// Name and process id of a worker that was at a job of a task's call.
     pub(super) fn worker(&self, worker: Holder) -> Option<(String, u32)> {
-        let asks = self.nested().map(|index| self.ask(index));
-        // Acquire: pairs with the Release in `note_worker`.
-        let mut asks = asks.filter(|ask| ask.worker.load(Ordering::Acquire) == worker.bits());
-        let ask = asks.next()?;
-        Some((ask.name.get(), ask.pid.load(Ordering::Relaxed)))
+        let mut asks = self.nested().map(|index| self.ask(index));
+        asks.find_map(|ask| {
+            // Acquire: pairs with the Release in `note_worker`.
+            if ask.worker.load(Ordering::Acquire) != worker.bits() {
+                return None;
+            }
+            let who = (ask.name.get(), ask.pid.load(Ordering::Relaxed));
+            // Another may be writing its own name there. Acquire: pairs with the Release in `note_worker`.
+            fence(Ordering::Acquire);
+            (ask.worker.load(Ordering::Relaxed) == worker.bits()).then_some(who)
+        })
     }
 
     // What a worker does.
@@ -176,6 +182,8 @@ impl Memory {
         let ask = self.ask(index);
         if ask.worker.load(Ordering::Relaxed) != me.bits() {
             ask.worker.store(0, Ordering::Relaxed);
+            // Release: pairs with the Acquire in `worker`; who reads what follows sees that it is another's.
+            fence(Ordering::Release);
             ask.name.set(name);
             ask.pid.store(std::process::id(), Ordering::Relaxed);
             // Release: pairs with the Acquire in `worker`.

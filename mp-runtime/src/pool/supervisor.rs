@@ -25,7 +25,7 @@ use crate::process::message::Scheduling;
 use crate::process::running::{Ended, Heir, Running};
 use crate::process::spawn;
 use crate::shm::{BlockId, Owner};
-use crate::sync::raw::Holder;
+use crate::sync::raw::{Holder, Peers};
 use crate::sys;
 use crate::sys::process::Status;
 
@@ -95,6 +95,14 @@ impl Crew {
             }
         }
         self.live.insert(holder.bits(), member);
+    }
+
+    /// Notes who a worker was, which has ended.
+    fn remember(&mut self, who: Who) {
+        self.past.push_back(who);
+        if self.past.len() > PAST {
+            self.past.pop_front();
+        }
     }
 
     /// Workers that were not asked to end, and those of them that wait for calls of their tasks.
@@ -205,6 +213,9 @@ struct WorkerHeir {
 
 impl Heir for WorkerHeir {
     fn look(&mut self, worker: &Running) {
+        if let Some(attendance) = &self.attendance {
+            attendance.note_end();
+        }
         self.said = self.memory.seat(worker.holder).said(worker.holder);
     }
 
@@ -212,21 +223,11 @@ impl Heir for WorkerHeir {
         let Some(pool) = self.pool.upgrade() else {
             return;
         };
-        let mut said = self.said;
         if let Some(attendance) = &self.attendance {
             // Before its jobs are buried: nobody may act in its name by then.
             attendance.end(&pool);
-            // What was said in its name since. If another has the seat by now it is nothing.
-            let last = self.memory.seat(worker.holder).said(worker.holder);
-            if last.jobs >= said.jobs {
-                said = Said {
-                    is_ready: said.is_ready || last.is_ready,
-                    leave: last.leave.or(said.leave),
-                    ..last
-                };
-            }
         }
-        pool.on_worker_end(worker, ended, said);
+        pool.on_worker_end(worker, ended, self.said);
     }
 }
 
@@ -278,7 +279,14 @@ impl Inner {
             serving += 1;
         }
         self.set_short(serving < most);
+        let unseen = match result {
+            Ok(()) => Vec::new(),
+            Err(_) => self.unseen(&mut crew),
+        };
         drop(crew);
+        for who in unseen {
+            self.settle_jobs(&who, &Ended::killed_unseen());
+        }
         for running in fresh {
             self.tell(|| PoolEvent::WorkerStarted {
                 name: running.name.clone(),
@@ -286,6 +294,30 @@ impl Inner {
             });
         }
         result
+    }
+
+    /// Those that were started, and killed since they could not be watched, but had claimed a job by then.
+    fn unseen(&self, crew: &mut Crew) -> Vec<Who> {
+        let me = self.memory.peers().me();
+        let mut unseen: Vec<Who> = Vec::new();
+        for index in self.jobs() {
+            // Of those that were watched, the jobs are buried before they are taken off the list.
+            if let Some(holder) = self.memory.job(index).runner()
+                && holder != me
+                && !crew.live.contains_key(&holder.bits())
+                && !crew.past.iter().any(|who| who.holder == holder)
+                && !self.memory.peers().is_alive(holder)
+            {
+                let who = Who {
+                    holder,
+                    name: "a worker that had just been started".to_owned(),
+                    pid: 0,
+                };
+                crew.remember(who.clone());
+                unseen.push(who);
+            }
+        }
+        unseen
     }
 
     /// How many workers should serve now: all, or if they come on demand one for each job that is
@@ -455,7 +487,13 @@ impl Inner {
             name: running.name.clone(),
             pid: running.pid,
         };
-        let results = self.bury_jobs(&who, ended);
+        let had_job = self.settle_jobs(&who, ended);
+        self.replace(who, running, ended, said, had_job);
+    }
+
+    /// Settles all that a worker has left in the pool's memory, which is gone; whether it was at a job.
+    fn settle_jobs(&self, who: &Who, ended: &Ended) -> bool {
+        let results = self.bury_jobs(who, ended);
         fault!("pool.buried");
         if self.memory.has_nested() {
             // The blocks are the worker's.
@@ -468,7 +506,7 @@ impl Inner {
         }
         // Everybody: a wake-up may have died with the worker, whichever bell it was for.
         self.memory.ring_everybody();
-        self.replace(who, running, ended, said, results.is_some());
+        results.is_some()
     }
 
     /// Marks the job that the worker was at. Returns the name of its results' block, if there was
@@ -536,10 +574,7 @@ impl Inner {
             true => crew.retired += 1,
             false => crew.died += 1,
         }
-        crew.past.push_back(who.clone());
-        if crew.past.len() > PAST {
-            crew.past.pop_front();
-        }
+        crew.remember(who.clone());
         drop(crew);
         // Now that no more are posted to it.
         self.refuse_letters(&who, running, ended, is_planned);
@@ -571,6 +606,10 @@ impl Inner {
     pub(super) fn note_refusal(&self, error: &Error) -> bool {
         self.cause.set_refused(format!("{error:#}"));
         let mut crew = lock(&self.crew);
+        if crew.rest.is_some() {
+            // Several threads may have tried at the same moment, and that is one refusal.
+            return false;
+        }
         let pause = pause(crew.refusals);
         crew.refusals = crew.refusals.saturating_add(1);
         self.rest_crew(&mut crew, pause);
@@ -653,6 +692,8 @@ impl Inner {
     pub(super) fn shortest_limit_of_calls(&self) -> Option<u64> {
         let crew = lock(&self.crew);
         let holders = crew.live.values().map(|member| member.running.holder);
+        // Of one that has ended, nobody says when it is taken off the list.
+        let holders = holders.filter(|&holder| self.memory.peers().is_alive(holder));
         let limits = holders.filter_map(|holder| self.memory.seat(holder).limit(holder));
         limits.min()
     }
@@ -771,10 +812,8 @@ impl Inner {
     /// Waits until no worker is left; false if `deadline` came first.
     pub(super) fn wait_for_crew(&self, deadline: Deadline) -> bool {
         let mut crew = lock(&self.crew);
-        while !crew.live.is_empty()
-            || crew.is_dispatching
-            || (crew.rest.is_some() && self.needs_workers())
-        {
+        // There may be none for a moment, between two of them, or none yet for a call that is to come.
+        while !crew.live.is_empty() || crew.is_dispatching || self.needs_workers() {
             if deadline.has_passed() {
                 return false;
             }
