@@ -445,10 +445,11 @@ impl Agent {
         let stopped = of.or_insert_with(|| watch::channel(false).0).subscribe();
         let (client, host) = (self.link.client.clone(), self.presence.host.clone());
         let (pool, build) = (self.pool.clone(), self.link.names.build.clone());
+        let stores = (self.blobs.clone(), self.shared.clone());
         tokio::spawn(async move {
             if let Some(order) = message::unpack(&payload) {
                 let here = (&*pool, &build, &*host);
-                broadcast::answer(client, here, order, reply, stopped).await;
+                broadcast::answer(client, stores, here, order, reply, stopped).await;
             }
         });
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use mp::__private::{Arrival, Content};
 use tokio::sync::OnceCell;
 
-use crate::blobs::{Blobs, Stored, Unavailable};
+use crate::blobs::{Blobs, Stored, Unavailable, Upload};
 use crate::message::{Datum, Elsewhere};
 
 /// How long an agent keeps what no message refers to: the next may.
@@ -130,6 +130,22 @@ impl Incoming {
         here.get_or_try_init(fetch).await.cloned()
     }
 
+    /// Gets the data of results, with their places.
+    pub(crate) async fn get_all(
+        &self,
+        results: &[(u32, Vec<Datum>)],
+    ) -> Result<Vec<(u32, Vec<Arc<Content>>)>, Missing> {
+        let mut there = Vec::with_capacity(results.len());
+        for (place, data) in results {
+            let mut contents = Vec::with_capacity(data.len());
+            for datum in data {
+                contents.push(self.get(datum).await?);
+            }
+            there.push((*place, contents));
+        }
+        Ok(there)
+    }
+
     async fn fetch(&self, datum: &Datum) -> Result<Content, Missing> {
         let blob = &datum.blob;
         let mut arrival = Arrival::new(datum.make, blob.len);
@@ -168,6 +184,36 @@ impl Incoming {
         let prefix = format!("{pool}.");
         lock(&self.shelf).retain(|datum, _| !datum.blob.name.starts_with(&prefix));
     }
+}
+
+/// Puts the data of results into the object store for a pool, with their places: each once, however many
+/// refer to it.
+pub(crate) async fn upload(
+    blobs: &Blobs,
+    pool: &str,
+    shared: &[(u32, Vec<Content>)],
+    uploads: &mut Vec<Upload>,
+) -> Result<Vec<(u32, Vec<Datum>)>, Unavailable> {
+    let mut there: HashMap<u64, Datum> = HashMap::new();
+    let mut named = Vec::with_capacity(shared.len());
+    for (place, contents) in shared {
+        let mut data = Vec::with_capacity(contents.len());
+        for content in contents {
+            if let Some(datum) = there.get(&content.id()) {
+                data.push(datum.clone());
+                continue;
+            }
+            let name = Blobs::new_name(pool);
+            let len = content.bytes().len();
+            uploads.push(blobs.put(&name, content.bytes()).await?);
+            let (make, blob) = (content.make(), Elsewhere { name, len });
+            let datum = Datum { make, blob };
+            there.insert(content.id(), datum.clone());
+            data.push(datum);
+        }
+        named.push((*place, data));
+    }
+    Ok(named)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -23,7 +23,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::agent::{LONG, SILENCE};
 use crate::blobs::{Blobs, Unavailable, Upload};
-use crate::data::{Incoming, Missing};
+use crate::data::{self, Incoming, Missing};
 use crate::fault::fault;
 use crate::link::Link;
 use crate::message::{self, Datum, Elsewhere, MISSING, Order, Piece, Report, Told, Unwanted, Word};
@@ -539,7 +539,7 @@ impl Errand {
             shared: HashMap::new(),
         };
         for (place, shared) in &batch.shared {
-            let there = self.upload(shared, &mut uploads).await?;
+            let there = data::upload(&self.blobs, &self.submitter, shared, &mut uploads).await?;
             report.shared.insert(*place, there);
         }
         let records = &batch.records;
@@ -553,35 +553,6 @@ impl Errand {
         report.blob = Some(Elsewhere { name, len });
         let message = message::pack(&Word::Done(report), &[]);
         Ok((message.into(), uploads))
-    }
-
-    /// Puts the shared data of a job's results into the object store, each once, however many refer to
-    /// it.
-    async fn upload(
-        &self,
-        shared: &[(u32, Vec<Content>)],
-        uploads: &mut Vec<Upload>,
-    ) -> Result<Vec<(u32, Vec<Datum>)>, Unavailable> {
-        let mut there: HashMap<u64, Datum> = HashMap::new();
-        let mut named = Vec::with_capacity(shared.len());
-        for (place, contents) in shared {
-            let mut data = Vec::with_capacity(contents.len());
-            for content in contents {
-                if let Some(datum) = there.get(&content.id()) {
-                    data.push(datum.clone());
-                    continue;
-                }
-                let name = Blobs::new_name(&self.submitter);
-                let len = content.bytes().len();
-                uploads.push(self.blobs.put(&name, content.bytes()).await?);
-                let (make, blob) = (content.make(), Elsewhere { name, len });
-                let datum = Datum { make, blob };
-                there.insert(content.id(), datum.clone());
-                data.push(datum);
-            }
-            named.push((*place, data));
-        }
-        Ok(named)
     }
 
     fn failed(&self, batch: &Batch, why: &str) -> Bytes {

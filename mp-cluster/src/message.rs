@@ -70,6 +70,17 @@ pub(crate) struct Announcement {
     /// What the task is to its submitter, where it may be another here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) signature: Option<String>,
+    /// The shared data that the arguments refer to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) shared: Vec<Datum>,
+}
+
+/// What came of a broadcast; behind it the records of the outcomes.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answered {
+    /// The shared data that results refer to, with their places among the outcomes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) shared: Vec<(u32, Vec<Datum>)>,
 }
 
 /// Bytes in the object store.

@@ -251,3 +251,51 @@ fn results_that_do_not_travel_are_refused_where_they_are_made() {
     assert!(error.to_string().contains("`Queue::named`"), "{error}");
     assert_eq!(pool.apply(make_inside, (6,)).unwrap(), LEN);
 }
+
+/// The data, and who has it.
+#[mp::task]
+fn give_back_here(bytes: Bytes, text: Shared<str>) -> (Bytes, Shared<str>, u32) {
+    (bytes, text, std::process::id())
+}
+
+#[test]
+fn shared_data_is_broadcast_and_comes_back() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agents = [server.agent(2), server.agent(1)];
+    let pool = server.pool(3);
+    let bytes = Bytes::from_slice(&data(7)).unwrap();
+    let text = Shared::from_text("größer als vorher").unwrap();
+    let before = server.traffic();
+    let arguments = (bytes.clone(), text.slice(9..12));
+    let outcomes = pool.broadcast(give_back_here, arguments).unwrap();
+    let after = server.traffic();
+    let mut pids: Vec<_> = outcomes
+        .into_iter()
+        .map(|outcome| {
+            let (back, text, pid) = outcome.unwrap();
+            assert!(back[..] == bytes[..] && &text[..] == "als");
+            pid
+        })
+        .collect();
+    pids.sort_unstable();
+    pids.dedup();
+    assert_eq!(pids.len(), 3);
+    // Once to the server, from there to each machine, and the same on the way back.
+    let (sent, received) = (after.0 - before.0, after.1 - before.1);
+    let len = LEN as u64;
+    assert!((3 * len..3 * len + SLACK).contains(&sent), "sent {sent}");
+    assert!(
+        (4 * len..4 * len + SLACK).contains(&received),
+        "received {received}"
+    );
+    let error = pool.broadcast(local_queue, ()).unwrap();
+    assert!(
+        error
+            .iter()
+            .all(|it| it.as_ref().is_err_and(|it| it.is_not_encoded()))
+    );
+    drop(pool);
+    assert!(server.object_bytes() < 64 << 10);
+}

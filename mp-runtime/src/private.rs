@@ -18,7 +18,7 @@ pub use crate::memory::{Arrival, Content, Make};
 pub use crate::pool::encoded::{
     broadcast_encoded, pack_lost, pack_outcomes, pack_refusals, recall, shared_of, submit_encoded,
 };
-pub use crate::pool::remote::{Carrier, Connector, Shipment, build_local, build_remote};
+pub use crate::pool::remote::{Answer, Carrier, Connector, Shipment, build_local, build_remote};
 
 pub use crate::queue::error::{Put, Reason, join_failed, join_timed_out, too_often_done};
 pub use crate::sync::{Broken, broken_barrier, owner_died, passed_barrier};

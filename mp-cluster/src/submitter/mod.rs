@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use async_nats::Subscriber;
 use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt;
-use mp::__private::{Carrier, Shipment};
+use mp::__private::{Answer, Carrier, Content, Shipment};
 use mp::{Error, WorkerStats};
 use tokio::sync::mpsc;
 
@@ -144,12 +144,14 @@ impl Carrier for Submitter {
         &self,
         task: &str,
         argument: &[u8],
+        shared: Vec<Content>,
         limit: Option<Duration>,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<Vec<Answer>, Error> {
         let (answered, answer) = std_mpsc::channel();
         self.command(Command::Broadcast(Broadcast {
             task: task.to_owned(),
             argument: argument.to_vec(),
+            shared,
             limit,
             answered,
         }));
@@ -341,20 +343,10 @@ impl State {
             let _ = broadcast.answered.send(Err(nobody));
             return;
         }
-        let agents = self.roll.agents().map(|agent| {
-            broadcast.to(
-                &self.pool,
-                &self.link.names.build,
-                agent.clone(),
-                self.link.client.clone(),
-                self.link.names.broadcast(&agent.agent),
-            )
-        });
-        let agents = futures_util::future::join_all(agents);
-        let answered = broadcast.answered.clone();
-        tokio::spawn(async move {
-            let _ = answered.send(Ok(agents.await.concat()));
-        });
+        let agents = self.roll.agents().cloned().collect();
+        let outgoing = self.shared.clone();
+        let (link, blobs, pool) = (self.link.clone(), self.blobs.clone(), self.pool.clone());
+        tokio::spawn(broadcast.run(link, blobs, outgoing, pool, agents));
     }
 
     /// Has the server and the agents forget this pool.

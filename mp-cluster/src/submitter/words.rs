@@ -236,15 +236,7 @@ impl Outcomes {
         let incoming = Incoming::new(blobs);
         let mut shared = SharedData::new();
         for (job, results) in &report.shared {
-            let mut there = Vec::with_capacity(results.len());
-            for (place, data) in results {
-                let mut contents = Vec::with_capacity(data.len());
-                for datum in data {
-                    contents.push(incoming.get(datum).await?);
-                }
-                there.push((*place, contents));
-            }
-            shared.insert(*job, there);
+            shared.insert(*job, incoming.get_all(results).await?);
         }
         Ok(Self { records, shared })
     }

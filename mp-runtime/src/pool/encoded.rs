@@ -51,7 +51,7 @@ pub fn recall<R>(job: &Job<R>) {
 }
 
 /// Calls the task of that name once in each worker, with the arguments in `record`, and returns at
-/// once.
+/// once. They refer to `shared` data by its places.
 ///
 /// # Errors
 ///
@@ -60,12 +60,14 @@ pub fn broadcast_encoded(
     pool: &Pool,
     task: &str,
     record: &[u8],
+    shared: &[Arc<Content>],
     limit: Option<Duration>,
 ) -> Result<Job<Outcomes<Encoded>>, Error> {
     let task = registry::by_name(task)?;
     let pool = tuned(pool, limit);
     let workers = pool.inner.staying();
-    let source = Records::new(workers.len() as u32, record.repeat(workers.len()))?;
+    let mut source = Records::new(workers.len() as u32, record.repeat(workers.len()))?;
+    source.shared = shared.iter().map(|it| it.handle().clone()).collect();
     let finish = |outcomes, _| Ok(outcomes);
     pool.hand_over(task, source, Reach::Each(workers), finish)
 }

@@ -33,7 +33,7 @@ use crate::task::Transfer;
 use crate::task::call::{self, read_record};
 use crate::task::registry::Entry;
 use crate::wire::codec::EncodeError;
-use crate::wire::transfer;
+use crate::wire::transfer::{self, Delivery};
 
 /// What takes jobs to where they are run. Its methods return at once and run on threads that hold
 /// no lock of the pool.
@@ -47,8 +47,8 @@ pub trait Carrier: Send + Sync + 'static {
     /// That shipment is to end, also if it has begun.
     fn cancel(&self, id: u64);
 
-    /// Calls a task once in each worker there is, and returns the outcomes, as records one behind the
-    /// other; `argument` is the record of its arguments.
+    /// Calls a task once in each worker there is, and returns the outcomes; `argument` is the record of
+    /// its arguments, which refer to `shared` data by its places.
     ///
     /// # Errors
     ///
@@ -57,8 +57,9 @@ pub trait Carrier: Send + Sync + 'static {
         &self,
         task: &str,
         argument: &[u8],
+        shared: Vec<Content>,
         limit: Option<Duration>,
-    ) -> Result<Vec<u8>, Error>;
+    ) -> Result<Vec<Answer>, Error>;
 
     /// How many workers there are.
     fn workers(&self) -> usize;
@@ -72,6 +73,15 @@ pub trait Carrier: Send + Sync + 'static {
 
     /// No more jobs come, and those that are out are not wanted any more.
     fn close(&self);
+}
+
+/// What came of a broadcast on one machine.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// The outcomes of its workers, as records one behind the other.
+    pub records: Vec<u8>,
+    /// The shared data that results refer to, with their places among the outcomes.
+    pub shared: Vec<(u32, Vec<Arc<Content>>)>,
 }
 
 /// The carrier of a pool.
@@ -487,6 +497,24 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Runs `decode`, of a result from elsewhere that refers to shared data.
+    fn import<R>(
+        &self,
+        shared: &[Arc<Content>],
+        decode: impl FnOnce() -> Result<R, TaskError>,
+    ) -> Result<R, TaskError> {
+        if shared.is_empty() {
+            return transfer::abroad(decode);
+        }
+        let ids: Vec<_> = shared.iter().map(|it| it.handle().id()).collect();
+        let packed = self.program.table.pack(&self.program.arena, &ids);
+        let parcel = packed.map_err(|_| failure::no_room_for_result())?;
+        let _delivery = Delivery::new(self.program, parcel);
+        transfer::abroad(|| transfer::importing(parcel, decode))
+    }
+}
+
 impl Pool {
     /// Calls a task once on each worker elsewhere.
     pub(super) fn broadcast_remotely<R: Transfer>(
@@ -499,25 +527,36 @@ impl Pool {
         let limit = self.terms.of_call(task, &self.inner.settings.terms).limit();
         let limit = (limit > 0).then(|| Duration::from_nanos(limit));
         let mut argument = Buffer::new();
-        transfer::abroad(|| wire::write_item(&mut argument, encode)).map_err(|error| {
+        let (encoded, sent) = transfer::exporting(|| wire::write_item(&mut argument, encode));
+        encoded.map_err(|error| {
             let text = format!("the arguments of \"{name}\" cannot be encoded: {error}");
             Error::not_encoded(text)
         })?;
+        let shared = sent.into_handles().into_iter().map(Content::open);
+        let shared = shared.collect::<Result<_, _>>()?;
         self.inner.enter()?;
-        let answer = carrier.broadcast(name, argument.as_slice(), limit);
+        let answers = carrier.broadcast(name, argument.as_slice(), shared, limit);
         self.inner.leave();
-        let answer = answer?;
-        let mut records = answer.as_slice();
         let mut outcomes = Vec::new();
-        while !records.is_empty() {
-            let outcome = match read_record(&mut records) {
-                Some((tag, payload)) => transfer::abroad(|| call::decode_result(tag, payload)),
-                None => {
-                    records = &[];
-                    Err(failure::lost(SENSELESS))
-                }
-            };
-            outcomes.push(outcome.map_err(|error| error.with_task(name)));
+        for answer in answers? {
+            let mut records = answer.records.as_slice();
+            let mut place = 0;
+            while !records.is_empty() {
+                let outcome = match read_record(&mut records) {
+                    Some((tag, payload)) => {
+                        let shared = answer.shared.iter().find(|(of, _)| *of == place);
+                        let shared = shared.map_or(&[][..], |(_, shared)| shared);
+                        self.inner
+                            .import(shared, || call::decode_result(tag, payload))
+                    }
+                    None => {
+                        records = &[];
+                        Err(failure::lost(SENSELESS))
+                    }
+                };
+                outcomes.push(outcome.map_err(|error| error.with_task(name)));
+                place += 1;
+            }
         }
         Ok(outcomes)
     }
