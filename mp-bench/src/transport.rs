@@ -268,12 +268,10 @@ impl Slots {
         unsafe { AtomicU32::from_ptr(place) }
     }
 
-    #[expect(clippy::mut_from_ref, reason = "the state says whose it is")]
     fn items(&self, slot: usize) -> &mut [u8] {
         self.area(slot, 4096)
     }
 
-    #[expect(clippy::mut_from_ref, reason = "the state says whose it is")]
     fn results(&self, slot: usize) -> &mut [u8] {
         self.area(slot, 4096 + ROOM)
     }
