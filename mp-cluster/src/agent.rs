@@ -369,6 +369,7 @@ impl Agent {
         };
         let key = (pool.to_owned(), id);
         if self.is_draining {
+            self.say_untouched(&key).await;
             return self.say(&reply, "-NAK").await;
         }
         if let Some(held) = self.held.get_mut(&key) {
@@ -423,7 +424,10 @@ impl Agent {
                 self.forget(&over.key.0);
                 ("+TERM", Ok(()))
             }
-            End::Again => (r#"-NAK {"delay": 1000000000}"#, Ok(())),
+            End::Again => {
+                self.say_untouched(&over.key).await;
+                (r#"-NAK {"delay": 1000000000}"#, Ok(()))
+            }
             End::Broken(error) => ("-NAK", Err(error)),
         };
         if let Some(reply) = &held.reply {
@@ -610,6 +614,17 @@ impl Agent {
             return;
         }
         let _ = self.link.client.publish(reply.clone(), what.into()).await;
+    }
+
+    /// Tells a submitter that of a message that goes to another agent nothing has been begun here. If that
+    /// does not arrive the message counts as one that has cost an agent its life.
+    async fn say_untouched(&self, (pool, id): &(String, u64)) {
+        if !self.link.is_connected() {
+            return;
+        }
+        let subject = self.link.names.outcomes(pool);
+        let word = message::pack(&Word::Untouched { id: *id }, &[]);
+        let _ = self.link.client.publish(subject, word.into()).await;
     }
 
     fn note_change(&mut self, change: Change) {

@@ -103,6 +103,8 @@ pub(crate) enum Word {
     },
     /// The arguments are not in the object store.
     Lacking { id: u64 },
+    /// It gives a message back, of which it has begun nothing.
+    Untouched { id: u64 },
     /// It is about to begin with what another agent may have begun: the answer is [`Unwanted`].
     Again { id: u64 },
     /// It is at these: the answer is [`Unwanted`].

@@ -160,6 +160,36 @@ fn agent_that_ends_gives_back_what_it_was_sent_meanwhile() {
     }
 }
 
+#[test]
+fn what_an_agent_that_ends_has_not_begun_is_not_taken_apart() {
+    let _watchdog = watchdog(240);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let agent = server.agent(2);
+    let mut connection = server.connection();
+    connection.wait_for_workers(2, Duration::from_secs(60));
+    let pool = mp::Pool::builder().chunk_size(10).connect(connection);
+    let pool = pool.unwrap();
+    let marks = Marks::new();
+    let job = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    agent.signal(libc::SIGTERM);
+    eventually("it is not counted any more", || pool.workers() == 0);
+    let before = server.last_message();
+    std::thread::scope(|scope| {
+        let squares = scope.spawn(|| pool.map(square, 0..10).unwrap());
+        // It has asked for another message before.
+        eventually("the server has them", || server.tasks() == 2);
+        marks.go();
+        assert_eq!(agent.join(), Some(0));
+        let _next = server.agent(1);
+        assert_eq!(squares.join().unwrap()[9], 81);
+    });
+    assert_eq!(server.last_message() - before, 1, "one message for all");
+    assert_eq!(job.wait().unwrap(), 0);
+}
+
 /// Does it, if it comes to the number 5.
 #[mp::task]
 fn kill_agent(x: u64) -> u64 {

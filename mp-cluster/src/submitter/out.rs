@@ -40,6 +40,8 @@ pub(super) struct Message {
     pub(super) unstored: Option<Instant>,
     /// How often an agent was lost that may have begun with it.
     pub(super) lost: u32,
+    /// Whether who had it last has not begun with it.
+    pub(super) is_untouched: bool,
 }
 
 /// A job that is out.
@@ -77,6 +79,7 @@ impl Out {
             at_work: None,
             unstored: None,
             lost,
+            is_untouched: false,
         };
         self.messages.insert(id, message);
         id

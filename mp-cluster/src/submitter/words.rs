@@ -72,10 +72,13 @@ impl State {
                 if let Some(out) = self.out.get_mut(id)
                     && out.again.is_none()
                 {
-                    // It was not begun.
-                    out.lost = out.lost.saturating_sub(1);
                     self.blobs.unshelve(&out.stored);
                     self.note_unstored(id, "what was put there is not there");
+                }
+            }
+            Word::Untouched { id } => {
+                if let Some(out) = self.out.get_mut(id) {
+                    out.is_untouched = true;
                 }
             }
             Word::Again { id } => {
@@ -110,6 +113,9 @@ impl State {
         let Some(out) = self.out.get_mut(id) else {
             return false;
         };
+        if std::mem::take(&mut out.is_untouched) {
+            return true;
+        }
         out.lost += 1;
         let lost = out.lost;
         if out.left() > 1 {
