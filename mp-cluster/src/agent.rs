@@ -10,8 +10,8 @@
 //! never waits at one agent while another has nothing to do.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use async_nats::client::RequestErrorKind;
@@ -21,7 +21,7 @@ use futures_util::StreamExt;
 use mp::__private::build_local;
 use mp::{Error, Pool, PoolBuilder};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::blobs::Blobs;
 use crate::broadcast;
@@ -85,7 +85,7 @@ struct Agent {
     blobs: Blobs,
     shared: Incoming,
     paces: Paces,
-    suspects: Arc<Mutex<()>>,
+    suspects: Arc<tokio::sync::Mutex<()>>,
     /// The messages that it is at.
     held: HashMap<(String, u64), Held>,
     /// The pools of what was broadcast and is under way, and the way to stop it.
@@ -120,23 +120,44 @@ struct Held {
     /// Where it is acknowledged, if it is in the stream that there is now.
     reply: Option<Subject>,
     stop: watch::Sender<Stops>,
-    /// Since when.
-    since: Instant,
-    /// Jobs of it that are not over.
-    left: Arc<AtomicUsize>,
+    stage: Arc<Stage>,
+}
+
+/// How far a message has come, for the agent to see.
+#[derive(Default)]
+pub(crate) struct Stage {
+    /// Jobs of it that are not over, once they wait for workers.
+    left: AtomicUsize,
+    /// Since when there has been nothing else to wait for: neither arguments nor the submitter.
+    ready: Mutex<Option<Instant>>,
+}
+
+impl Stage {
+    /// So many jobs wait for workers, or for their turn.
+    pub(crate) fn note_left(&self, left: usize) {
+        // Relaxed: it stands alone.
+        self.left.store(left, Ordering::Relaxed);
+        lock(&self.ready).get_or_insert_with(Instant::now);
+    }
+
+    /// Their turn has come, and they are about to be prepared.
+    pub(crate) fn note_turn(&self) {
+        *lock(&self.ready) = None;
+    }
 }
 
 impl Held {
     /// Whether it takes so long that others are not to wait behind it.
     fn is_long(&self) -> bool {
-        self.since.elapsed() >= LONG
+        let ready = *lock(&self.stage.ready);
+        ready.is_some_and(|since| since.elapsed() >= LONG)
     }
 
     /// The workers that are at it, as far as is known: what takes long has nothing that has not begun.
     fn workers(&self) -> usize {
         match self.is_long() {
             // Relaxed: it stands alone.
-            true => self.left.load(Ordering::Relaxed).max(1),
+            true => self.stage.left.load(Ordering::Relaxed).max(1),
             false => 1,
         }
     }
@@ -380,12 +401,11 @@ impl Agent {
         let (stop, stops) = watch::channel(Stops::default());
         let is_again = deliveries(&reply) > 1;
         let reply = Some(reply);
-        let left = Arc::<AtomicUsize>::default();
+        let stage = Arc::<Stage>::default();
         let held = Held {
             reply,
             stop,
-            since: Instant::now(),
-            left: left.clone(),
+            stage: stage.clone(),
         };
         self.held.insert(key.clone(), held);
         fault!("agent.taken");
@@ -398,7 +418,7 @@ impl Agent {
             submitter: key.0.clone(),
             id,
             is_again,
-            left,
+            stage,
             host: self.presence.host.clone(),
             patience: self.patience,
             paces: self.paces.clone(),
@@ -683,6 +703,10 @@ fn deliveries(reply: &Subject) -> u64 {
         .get(at)
         .and_then(|part| part.parse().ok())
         .unwrap_or(1)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poison| poison.into_inner())
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,7 @@ use mp::__private::{
 use mp::{Error, Job, Pool, TaskError};
 use tokio::sync::{Mutex, watch};
 
-use crate::agent::{LONG, SILENCE};
+use crate::agent::{LONG, SILENCE, Stage};
 use crate::blobs::{Blobs, Unavailable, Upload};
 use crate::data::{self, Incoming, Missing};
 use crate::fault::fault;
@@ -49,8 +48,7 @@ pub(crate) struct Errand {
     pub(crate) id: u64,
     /// Whether the message was delivered before.
     pub(crate) is_again: bool,
-    /// Jobs of it that are not over, for the agent to see.
-    pub(crate) left: Arc<AtomicUsize>,
+    pub(crate) stage: Arc<Stage>,
     pub(crate) host: String,
     /// How long an object store may not take outcomes.
     pub(crate) patience: Duration,
@@ -226,12 +224,14 @@ impl Errand {
             // Several go one by one from here on; nothing of this message is begun.
             let is_one = matches!(pieces, [Piece { count: 1, .. }]);
             if is_one {
+                self.stage.note_left(1);
                 tokio::select! {
                     own = self.suspects.clone().lock_owned() => turn = Some(own),
                     () = recalled(&mut stops) => {
                         return self.hand_back(pieces).await;
                     }
                 }
+                self.stage.note_turn();
             }
             if self.is_again && self.is_given_up().await {
                 return End::Settled;
@@ -251,8 +251,7 @@ impl Errand {
         };
         let mut turn_is_over = pin!(tokio::time::sleep(LONG));
         while !begun.parts.is_empty() {
-            // Relaxed: it stands alone.
-            self.left.store(begun.parts.len(), Ordering::Relaxed);
+            self.stage.note_left(begun.parts.len());
             tokio::select! {
                 Some(first) = begun.parts.next() => {
                     let batch = match self.gather(first, &mut begun) {

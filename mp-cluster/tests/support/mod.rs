@@ -93,6 +93,11 @@ impl Server {
         Proxy::to(self.port)
     }
 
+    /// A way to it on which everything takes so long, in each direction.
+    pub(crate) fn slow_proxy(&self, delay: Duration) -> Proxy {
+        Proxy::slow(self.port, delay)
+    }
+
     pub(crate) fn connection(&self) -> Connection {
         let mut connection = Connection::new(self.url());
         connection.wait_for_workers(1, Duration::from_secs(60));

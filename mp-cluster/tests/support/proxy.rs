@@ -2,7 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::time::{Duration, Instant};
 
 /// What passes on whatever comes, in both directions, until it is cut.
 pub(crate) struct Proxy {
@@ -19,6 +20,11 @@ struct Ways {
 
 impl Proxy {
     pub(crate) fn to(port: u16) -> Self {
+        Self::slow(port, Duration::ZERO)
+    }
+
+    /// On which everything is so long on its way, in each direction.
+    pub(crate) fn slow(port: u16, delay: Duration) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
         let proxy = Self {
             port: listener.local_addr().expect("it has one").port(),
@@ -35,8 +41,8 @@ impl Proxy {
                 if ways.is_cut {
                     continue;
                 }
-                pass_on(&client, &server);
-                pass_on(&server, &client);
+                pass_on(&client, &server, delay);
+                pass_on(&server, &client, delay);
                 ways.streams.push((client, server));
             }
         });
@@ -62,15 +68,27 @@ impl Proxy {
     }
 }
 
-fn pass_on(from: &TcpStream, to: &TcpStream) {
-    let mut from = from.try_clone().expect("a descriptor is free");
+fn pass_on(from: &TcpStream, to: &TcpStream, delay: Duration) {
+    let from = from.try_clone().expect("a descriptor is free");
     let mut to = to.try_clone().expect("a descriptor is free");
+    let mut source = from.try_clone().expect("a descriptor is free");
+    let (read, written) = mpsc::channel::<(Instant, Vec<u8>)>();
     std::thread::spawn(move || {
         let mut bytes = [0; 64 * 1024];
-        while let Ok(read) = from.read(&mut bytes)
-            && read > 0
-            && to.write_all(&bytes[..read]).is_ok()
+        while let Ok(len) = source.read(&mut bytes)
+            && len > 0
+            && read
+                .send((Instant::now() + delay, bytes[..len].to_vec()))
+                .is_ok()
         {}
+    });
+    std::thread::spawn(move || {
+        while let Ok((due, bytes)) = written.recv() {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                break;
+            }
+        }
         let _ = to.shutdown(Shutdown::Both);
         let _ = from.shutdown(Shutdown::Both);
     });
