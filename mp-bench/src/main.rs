@@ -4,8 +4,8 @@
 //! - [`race`]: the rounds: who runs when, and what is kept.
 //! - [`report`], [`page`]: medians, spread and ratios, as Markdown, JSON and a page with pictures.
 //! - [`machine`], [`proc_fs`], [`pin`]: what it ran on, what the kernel counts, and on which CPUs.
-//! - [`python`], [`procs`], [`ipc`], [`word`], [`bare`]: entrants that subjects have: Python, procspawn,
-//!   ipc-channel, bare words in shared memory, and a bare fork server.
+//! - [`python`], [`procs`], [`ipc`], [`word`], [`bare`], [`crew`]: entrants that subjects have: Python,
+//!   procspawn, ipc-channel, bare words in shared memory, a bare fork server, and a bare pool.
 //! - All others are subjects: functions in [`SUBJECTS`].
 //!
 //! The method is in README.md.
@@ -13,6 +13,7 @@
 mod bare;
 mod build;
 mod bulk;
+mod crew;
 mod crowd;
 mod handover;
 mod idle;

@@ -9,10 +9,11 @@ use anyhow::ensure;
 use mp::Pool;
 
 use crate::Plan;
+use crate::crew::Crew;
 use crate::race::{Race, Results, Sample, Target, Unit};
 
 /// How long a task sleeps.
-const NAP: Duration = Duration::from_millis(1);
+pub(crate) const NAP: Duration = Duration::from_millis(1);
 
 #[mp::task]
 fn nap(item: u64) -> u64 {
@@ -43,6 +44,7 @@ fn at(plan: &Plan, workers: u64) -> anyhow::Result<[Results; 2]> {
         "results are missing"
     );
 
+    let crew = Crew::start(workers)?;
     let mut race = Race::new(
         format!("tasks that sleep 1 ms, {workers} workers, a task"),
         Unit::Microseconds,
@@ -58,6 +60,11 @@ fn at(plan: &Plan, workers: u64) -> anyhow::Result<[Results; 2]> {
     });
     let share = if workers > 64 { 0.85 } else { 0.95 };
     race.target(Target::Ratio(1.0 / share));
+    race.enter("a bare pool of processes, over a futex", || {
+        let (sample, napped) = Sample::of(tasks, || crew.nap(tasks as u32));
+        napped?;
+        Ok(sample)
+    });
     race.enter("threads, which count up", || {
         Ok(Sample::of(tasks, || nap_in_threads(workers, tasks)).0)
     });

@@ -52,8 +52,13 @@ impl Words {
 /// Stores `value` and wakes who sleeps on the word.
 pub(crate) fn hand_over(word: &AtomicU32, value: u32) {
     word.store(value, Ordering::Release);
+    wake(word, 1);
+}
+
+/// Wakes so many of those who sleep on the word.
+pub(crate) fn wake(word: &AtomicU32, count: u32) {
     // SAFETY: a wake-up touches no memory of ours.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count) };
 }
 
 /// Sleeps until the word is no longer `old`; false if that takes longer than a minute.
