@@ -6,7 +6,7 @@
 //!
 //! A test is named after the area and the method that it answers, and after the class as well where
 //! two classes of an area have a method of that name. Here is the area process, and what a lock shows;
-//! the areas queue and lock are in `support/conformance`, but for the recursive lock, which is in
+//! the areas queue and lock are in `support/conformance`, but for what a recursive lock shows, which is in
 //! `cpython_sync.rs`. Left out are:
 //!
 //! | behaviour | reason |

@@ -10,7 +10,7 @@ mod conformance;
 mod backend {
     pub(super) use ::mp;
     pub(super) use mp::{
-        AcquireTimeoutError, Barrier, BrokenBarrier as Broken, Event, Guard, Lock, Queue,
+        AcquireTimeoutError, Barrier, BrokenBarrier as Broken, Event, Lock, Queue, RLock,
         Semaphore, TryAcquireError,
     };
     use mp::{Arguments, BoundedSemaphore, Pool, PoolBuilder, Process, TaskFn, Transfer};
@@ -72,6 +72,10 @@ mod backend {
             Lock::new().unwrap()
         }
 
+        pub(super) fn rlock(&self) -> RLock {
+            RLock::new().unwrap()
+        }
+
         pub(super) fn semaphore(&self, permits: u32) -> Semaphore {
             Semaphore::new(permits).unwrap()
         }
@@ -105,12 +109,12 @@ mod backend {
     }
 
     /// Whether a lock was not acquired because somebody holds it.
-    pub(super) fn is_held(result: Result<Guard<'_>, TryAcquireError>) -> bool {
+    pub(super) fn is_held<G>(result: Result<G, TryAcquireError>) -> bool {
         matches!(result, Err(TryAcquireError::WouldBlock))
     }
 
     /// Whether a lock was not acquired because the time was over.
-    pub(super) fn is_late(result: Result<Guard<'_>, AcquireTimeoutError>) -> bool {
+    pub(super) fn is_late<G>(result: Result<G, AcquireTimeoutError>) -> bool {
         matches!(result, Err(AcquireTimeoutError::Timeout))
     }
 

@@ -19,10 +19,7 @@ mod support;
 use std::thread;
 use std::time::Duration;
 
-use mp::{
-    AcquireTimeoutError, Child, Condition, Event, Lock, OwnerDied, Process, RLock, Semaphore,
-    TryAcquireError,
-};
+use mp::{Child, Condition, Event, Lock, OwnerDied, Process, RLock, Semaphore};
 use support::{eventually, watchdog};
 
 const A_MOMENT: Duration = Duration::from_millis(30);
@@ -73,51 +70,6 @@ fn lock_test_repr_rlock() {
     assert_eq!(format!("{lock:?}"), shown);
     go.set();
     child.join().unwrap();
-}
-
-#[mp::task]
-fn try_rlock(lock: RLock) -> bool {
-    lock.try_acquire().is_ok()
-}
-
-#[test]
-fn lock_test_rlock() {
-    let _watchdog = watchdog(60);
-    let lock = RLock::new().unwrap();
-    let mut guards: Vec<_> = (0..3).map(|_| lock.acquire().unwrap()).collect();
-    while let Some(guard) = guards.pop() {
-        assert!(lock.is_locked());
-        assert!(
-            !start(Process::new(try_rlock, (lock.clone(),)))
-                .join()
-                .unwrap()
-        );
-        thread::scope(|scope| {
-            // Another thread of this process is somebody else too.
-            scope.spawn(|| {
-                assert_eq!(lock.try_acquire().unwrap_err(), TryAcquireError::WouldBlock);
-                let error = lock.acquire_timeout(Duration::from_millis(1)).unwrap_err();
-                assert_eq!(error, AcquireTimeoutError::Timeout);
-            });
-        });
-        drop(guard);
-    }
-    assert!(!lock.is_locked());
-    assert!(
-        start(Process::new(try_rlock, (lock.clone(),)))
-            .join()
-            .unwrap()
-    );
-}
-
-#[test]
-fn lock_test_rlock_context() {
-    let lock = RLock::new().unwrap();
-    {
-        let _guard = lock.acquire().unwrap();
-        assert!(lock.is_locked());
-    }
-    assert!(!lock.is_locked());
 }
 
 // Conditions.

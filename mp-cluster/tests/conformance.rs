@@ -6,8 +6,7 @@
 //!
 //! | behaviour | reason |
 //! |---|---|
-//! | lock: `test_repr_lock`, event: `test_repr` | `Debug` asks no server, and shows the name |
-//! | lock: `test_rlock`, `test_rlock_context`, `test_repr_rlock` | there is no recursive lock by name |
+//! | lock: `test_repr_lock`, `test_repr_rlock`, event: `test_repr` | `Debug` asks no server, and shows the name |
 //! | pool: `test_make_pool`, `test_max_workers_negative` | how many workers there are is the agents' matter |
 //! | pool: `test_large_pool`, `test_release_unused_processes`, `test_failed_worker_replacement_breaks_pool` | how workers start, or fail to, is that of an agent's own pool, which is a local one |
 //! | pool: `test_idle_process_reuse_one`, `test_idle_process_reuse_multiple` | as before: when an agent's workers start |
@@ -28,8 +27,8 @@ mod backend {
     use std::time::Duration;
 
     pub(super) use mp::Error as Broken;
-    pub(super) use mp::named::{Barrier, Event, Lock, Queue, Semaphore};
-    use mp::named::{BoundedSemaphore, Cluster, Guard};
+    pub(super) use mp::named::{Barrier, Event, Lock, Queue, RLock, Semaphore};
+    use mp::named::{BoundedSemaphore, Cluster};
     use mp::{Arguments, Connect, Connection, Pool, PoolBuilder, Process, TaskFn, Transfer};
     pub(super) use mp_cluster as mp;
 
@@ -141,6 +140,10 @@ mod backend {
             self.cluster.lock(&self.name()).unwrap()
         }
 
+        pub(super) fn rlock(&self) -> RLock {
+            self.cluster.rlock(&self.name()).unwrap()
+        }
+
         pub(super) fn semaphore(&self, permits: u32) -> Semaphore {
             self.cluster.semaphore(&self.name(), permits).unwrap()
         }
@@ -182,12 +185,12 @@ mod backend {
     }
 
     /// Whether a lock was not acquired because somebody holds it.
-    pub(super) fn is_held(result: mp::Result<Guard<'_>>) -> bool {
+    pub(super) fn is_held<G>(result: mp::Result<G>) -> bool {
         result.is_err_and(|error| error.is_timeout())
     }
 
     /// Whether a lock was not acquired because the time was over.
-    pub(super) fn is_late(result: mp::Result<Guard<'_>>) -> bool {
+    pub(super) fn is_late<G>(result: mp::Result<G>) -> bool {
         is_held(result)
     }
 

@@ -47,6 +47,33 @@ fn lock_is_held_by_one_and_tokens_grow() {
 }
 
 #[test]
+fn recursive_lock_is_its_threads_by_whatever_handle() {
+    let _watchdog = watchdog(120);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let (here, there) = (cluster(&server), cluster(&server));
+    let (lock, other) = (
+        here.rlock("ledger").unwrap(),
+        there.rlock("ledger").unwrap(),
+    );
+    let outer = lock.acquire().unwrap();
+    let inner = other.try_acquire().unwrap();
+    assert_eq!(outer.token(), inner.token());
+    assert!(inner.is_held() && !here.lock("ledger").unwrap().is_locked().unwrap());
+    // The order does not matter.
+    outer.release().unwrap();
+    let token = inner.token();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| other.acquire().map(|guard| guard.token()));
+        assert!(lock.is_locked().unwrap());
+        inner.release().unwrap();
+        assert!(waiting.join().unwrap().unwrap() > token);
+    });
+    assert!(!lock.is_locked().unwrap());
+}
+
+#[test]
 fn queue_keeps_what_is_put() {
     let _watchdog = watchdog(120);
     let Some(server) = Server::start() else {

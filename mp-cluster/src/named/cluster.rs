@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::member::Members;
-use super::{Barrier, BoundedSemaphore, Event, Lock, Queue, Semaphore, Value};
+use super::{Barrier, BoundedSemaphore, Event, Lock, Queue, RLock, Semaphore, Value};
 use crate::build::Build;
 use crate::connection::Connection;
 use crate::errand::Pause;
@@ -195,6 +195,15 @@ impl Cluster {
     /// If the name is none: it is of letters, digits, `-` and `_`.
     pub fn lock(&self, name: &str) -> Result<Lock, Error> {
         Lock::over(self.clone(), name)
+    }
+
+    /// The recursive lock of that name, which is no [`lock`](Self::lock) of that name.
+    ///
+    /// # Errors
+    ///
+    /// As of [`lock`](Self::lock).
+    pub fn rlock(&self, name: &str) -> Result<RLock, Error> {
+        RLock::over(self.clone(), name)
     }
 
     /// The queue of that name, without bound; it is made if there is none.

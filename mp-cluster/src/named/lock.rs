@@ -205,6 +205,13 @@ pub(super) fn with<R>(
     cell.cluster.run(with)
 }
 
+/// Whether somebody holds what stands in a cell.
+pub(super) fn is_locked(cell: &Cell) -> Result<bool, Error> {
+    let read = async { Ok(Some(cell.read::<LockState>().await?)) };
+    let seen = cell.cluster.run(Until::Now.bound(cell.core(), read))?;
+    Ok(seen.is_some_and(|seen| seen.state.holder.is_some()))
+}
+
 /// That a time was over.
 pub(super) fn held_until_timeout() -> Error {
     error::timed_out("the lock was held until the timeout")
@@ -304,9 +311,7 @@ impl Lock {
     ///
     /// If the server cannot be reached or refuses us.
     pub fn is_locked(&self) -> Result<bool, Error> {
-        let read = async { Ok(Some(self.0.read::<LockState>().await?)) };
-        let seen = self.0.cluster.run(Until::Now.bound(self.0.core(), read))?;
-        Ok(seen.is_some_and(|seen| seen.state.holder.is_some()))
+        is_locked(&self.0)
     }
 
     /// Has the server forget the lock, its mark and whoever holds it.

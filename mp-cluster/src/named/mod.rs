@@ -27,6 +27,7 @@ mod hold;
 mod lock;
 mod member;
 mod queue;
+mod rlock;
 mod semaphore;
 mod value;
 
@@ -36,5 +37,6 @@ pub(crate) use self::cluster::prepare;
 pub use self::event::Event;
 pub use self::lock::{Guard, Lock};
 pub use self::queue::{Item, Iter, Queue};
+pub use self::rlock::{RLock, RLockGuard};
 pub use self::semaphore::{BoundedSemaphore, Permit, Semaphore};
 pub use self::value::{Value, ValueGuard};

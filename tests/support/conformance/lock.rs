@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::super::backend::{self, Lock, Queue, World, mp};
+use super::super::backend::{self, Lock, Queue, RLock, World, mp};
 use super::super::support::watchdog;
 use super::{A_MOMENT, Sure};
 
@@ -58,4 +58,47 @@ fn lock_test_lock_context() {
         std::panic::resume_unwind(Box::new(()));
     }));
     assert!(panicked.is_err() && !lock.is_locked().sure());
+}
+
+#[mp::task]
+fn try_rlock(lock: RLock) -> bool {
+    !backend::is_held(lock.try_acquire())
+}
+
+#[test]
+fn lock_test_rlock() {
+    let _watchdog = watchdog(60);
+    let Some(world) = World::new() else { return };
+    let lock = world.rlock();
+    let other_can = || {
+        let child = world.process(try_rlock, (lock.clone(),)).start();
+        child.unwrap().join().unwrap()
+    };
+    let mut guards: Vec<_> = (0..3).map(|_| lock.acquire().unwrap()).collect();
+    while let Some(guard) = guards.pop() {
+        assert!(lock.is_locked().sure());
+        assert!(!other_can());
+        std::thread::scope(|scope| {
+            // Another thread of this process is somebody else too.
+            scope.spawn(|| {
+                assert!(backend::is_held(lock.try_acquire()));
+                assert!(backend::is_late(lock.acquire_timeout(A_MOMENT)));
+            });
+        });
+        drop(guard);
+    }
+    assert!(!lock.is_locked().sure());
+    assert!(other_can());
+}
+
+#[test]
+fn lock_test_rlock_context() {
+    let _watchdog = watchdog(60);
+    let Some(world) = World::new() else { return };
+    let lock = world.rlock();
+    {
+        let _guard = lock.acquire().unwrap();
+        assert!(lock.is_locked().sure());
+    }
+    assert!(!lock.is_locked().sure());
 }
