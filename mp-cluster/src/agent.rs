@@ -6,8 +6,9 @@
 //! What becomes of the workers is the local pool's matter: a panic, a crash, a deadline are
 //! outcomes as any others.
 //!
-//! It pulls only what it has workers for, and a little more when tasks are short, so that a task
-//! never waits at one agent while another has nothing to do.
+//! It pulls only what it has workers for, and a little more when tasks are short. What waits all the
+//! same, since something took longer than what came before, it hands back, so that a task does not
+//! wait at one agent while another has nothing to do.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -148,14 +149,14 @@ impl Stage {
 
 impl Held {
     /// Whether it takes so long that others are not to wait behind it.
-    fn is_long(&self) -> bool {
+    fn is_long(&self, now: Instant) -> bool {
         let ready = *lock(&self.stage.ready);
-        ready.is_some_and(|since| since.elapsed() >= LONG)
+        ready.is_some_and(|since| now.saturating_duration_since(since) >= LONG)
     }
 
     /// The workers that are at it, as far as is known: what takes long has nothing that has not begun.
-    fn workers(&self) -> usize {
-        match self.is_long() {
+    fn workers(&self, now: Instant) -> usize {
+        match self.is_long(now) {
             // Relaxed: it stands alone.
             true => self.stage.left.load(Ordering::Relaxed).max(1),
             false => 1,
@@ -359,9 +360,13 @@ impl Agent {
         if self.is_draining || self.is_lost || !self.link.is_connected() {
             return;
         }
-        let long = self.held.values().filter(|held| held.is_long());
-        let long = long.map(Held::workers).sum();
-        let held: usize = self.held.values().map(Held::workers).sum();
+        let now = Instant::now();
+        let (mut held, mut long) = (0, 0);
+        for message in self.held.values() {
+            let workers = message.workers(now);
+            held += workers;
+            long += if message.is_long(now) { workers } else { 0 };
+        }
         let ahead = match self.pace {
             // What it takes here has the time in it that it waits behind others: so they are fewer
             // than it seems.
@@ -577,7 +582,8 @@ impl Agent {
             // All of it waits for workers that are about to be there.
             return;
         }
-        for held in self.held.values().filter(|held| held.is_long()) {
+        let now = Instant::now();
+        for held in self.held.values().filter(|held| held.is_long(now)) {
             held.stop
                 .send_if_modified(|stops| !std::mem::replace(&mut stops.is_recalled, true));
         }
