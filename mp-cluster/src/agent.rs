@@ -45,6 +45,8 @@ const TICK: Duration = Duration::from_millis(100);
 pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 /// When what has not begun goes to another agent, if there is one: long against [`AHEAD`].
 pub(crate) const LONG: Duration = Duration::from_millis(100);
+/// How long a submitter that is gone is remembered.
+const GONE: Duration = Duration::from_secs(3600);
 /// How long the last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Messages that are held beyond what the workers are at, if one takes less than that: as many as
@@ -98,6 +100,9 @@ struct Agent {
     hearing: mpsc::UnboundedSender<(String, Heard)>,
     /// Since when nobody is there.
     silent: HashMap<String, Instant>,
+    /// Pools whose submitters are gone, and when that was last found. What is left of them is
+    /// dropped as it comes.
+    gone: HashMap<String, Instant>,
     /// How long a message takes, as far as is known.
     pace: Option<Duration>,
     /// Whether it is to end.
@@ -233,6 +238,7 @@ impl Agent {
             heard,
             hearing,
             silent: HashMap::new(),
+            gone: HashMap::new(),
             pace: None,
             is_draining: false,
             is_lost: false,
@@ -405,6 +411,7 @@ impl Agent {
         }
         let (stop, stops) = watch::channel(Stops::default());
         let is_again = deliveries(&reply) > 1;
+        let is_left = self.gone.contains_key(&key.0);
         let reply = Some(reply);
         let stage = Arc::<Stage>::default();
         let held = Held {
@@ -423,6 +430,7 @@ impl Agent {
             submitter: key.0.clone(),
             id,
             is_again,
+            is_left,
             stage,
             host: self.presence.host.clone(),
             patience: self.patience,
@@ -449,6 +457,7 @@ impl Agent {
                 self.forget(&over.key.0);
                 ("+TERM", Ok(()))
             }
+            End::Left => ("+TERM", Ok(())),
             End::Again => {
                 self.say_untouched(&over.key).await;
                 (r#"-NAK {"delay": 1000000000}"#, Ok(()))
@@ -495,6 +504,7 @@ impl Agent {
             pools.entry(pool).or_default();
         }
         self.silent.retain(|pool, _| pools.contains_key(pool));
+        self.gone.retain(|_, found| found.elapsed() < GONE);
         if !self.link.is_connected() {
             return;
         }
@@ -523,6 +533,7 @@ impl Agent {
         match heard {
             Heard::There(unwanted) => {
                 self.silent.remove(&pool);
+                self.gone.remove(&pool);
                 for id in unwanted.messages {
                     self.stop_message(&pool, id, None);
                 }
@@ -541,19 +552,12 @@ impl Agent {
         }
     }
 
-    /// Drops all that is left of a pool whose submitter is gone. One that comes back sends it again.
+    /// Drops what is left of a pool whose submitter is gone. One that comes back sends it again.
     fn forget(&mut self, pool: &str) {
         self.stop(pool);
-        let (link, blobs, pool) = (self.link.clone(), self.blobs.clone(), pool.to_owned());
-        tokio::spawn(async move {
-            let stream = link.context.get_stream_no_info(link.names.stream()).await;
-            if let Ok(stream) = stream {
-                // What is left otherwise goes one by one, in the same way.
-                let subjects = link.names.tasks_of_pool(&pool);
-                let _ = stream.purge().filter(subjects).await;
-            }
-            blobs.sweep(&pool).await;
-        });
+        let (blobs, pool) = (self.blobs.clone(), pool.to_owned());
+        self.gone.insert(pool.clone(), Instant::now());
+        tokio::spawn(async move { blobs.sweep(&pool).await });
     }
 
     fn cancel(&mut self, message: &Message) {
@@ -562,7 +566,10 @@ impl Agent {
         };
         match cancelled.id {
             Some(id) => self.stop_message(&cancelled.pool, id, cancelled.place),
-            None => self.stop(&cancelled.pool),
+            None => {
+                self.stop(&cancelled.pool);
+                self.gone.insert(cancelled.pool, Instant::now());
+            }
         }
     }
 

@@ -48,6 +48,8 @@ pub(crate) struct Errand {
     pub(crate) id: u64,
     /// Whether the message was delivered before.
     pub(crate) is_again: bool,
+    /// Whether its submitter was found to be gone.
+    pub(crate) is_left: bool,
     pub(crate) stage: Arc<Stage>,
     pub(crate) host: String,
     /// How long an object store may not take outcomes.
@@ -64,6 +66,8 @@ pub(crate) enum End {
     Settled,
     /// Its submitter is gone.
     Unwanted,
+    /// So it was before, and still is.
+    Left,
     /// It could not begin: another may.
     Again,
     /// The local pool runs nothing any more, and why.
@@ -214,6 +218,9 @@ impl Errand {
     }
 
     async fn see_through(&self, message: &[u8], mut stops: watch::Receiver<Stops>) -> End {
+        if self.is_left && self.is_nobodys().await {
+            return End::Left;
+        }
         let unpacked = message::unpack::<Order>(message);
         let (pieces, is_suspect) = match &unpacked {
             Some((order, _)) => (&order.pieces[..], order.is_suspect),
@@ -318,6 +325,13 @@ impl Errand {
         let answer = self.tell(word.into()).await.unwrap_or_default();
         let unwanted: Unwanted = serde_json::from_slice(&answer).unwrap_or_default();
         unwanted.messages.contains(&self.id)
+    }
+
+    /// Whether its submitter is gone still.
+    async fn is_nobodys(&self) -> bool {
+        let word = message::pack(&Word::AtWork(vec![self.id]), &[]);
+        let answer = self.tell(word.into()).await;
+        answer == Err(RequestErrorKind::NoResponders)
     }
 
     /// Asks which jobs of the message are still wanted: one that was cancelled while it waited with

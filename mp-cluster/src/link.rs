@@ -7,10 +7,14 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::{
+    self, DeleteStatus, DiscardPolicy, RetentionPolicy, StorageType, Stream,
+};
 use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{Client, ConnectErrorKind, Event, ServerError};
 use mp::Error;
+use serde_json::json;
 use tokio::sync::{Notify, mpsc};
 
 use crate::blobs::INLINE;
@@ -222,6 +226,21 @@ impl Link {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.failed("make the consumer of tasks", &error)),
             Err(denied) => Err(self.denied("make the consumer of tasks", &denied)),
+        }
+    }
+
+    /// Has the server forget the task message of that number; whether it has none any more.
+    ///
+    /// Messages of this stream go one by one. A purge of some subjects has the server forget, with
+    /// others that the consumer has given out, that they are leased: it would not give them out
+    /// again when their agents die. What agents have given back it would keep until a lease is over.
+    pub(crate) async fn delete_task(&self, sequence: u64) -> bool {
+        let subject = format!("STREAM.MSG.DELETE.{}", self.names.stream());
+        let request = json!({ "seq": sequence, "no_erase": true });
+        match self.context.request(subject, &request).await {
+            Ok(Response::Ok(DeleteStatus { success })) => success,
+            Ok(Response::Err { error }) => error.error_code() == ErrorCode::SEQUENCE_NOT_FOUND,
+            Err(_) => false,
         }
     }
 

@@ -71,6 +71,29 @@ fn what_a_killed_agent_was_at_is_run_elsewhere() {
 }
 
 #[test]
+fn what_a_killed_agent_was_at_is_run_elsewhere_though_others_were_cancelled_meanwhile() {
+    let _watchdog = watchdog(240);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let marks = Marks::new();
+    let mut first = server.agent(2);
+    let pool = server.pool(2);
+    let job = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    let cancelled = pool.submit(wait_for, (marks.path(), 1)).unwrap();
+    marks.await_begun(1);
+    cancelled.cancel();
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+    eventually("one is left", || server.tasks() == 1);
+    let _second = server.agent(1);
+    first.kill();
+    eventually("another has it", || marks.begun(0).len() == 2);
+    marks.go();
+    assert_eq!(job.wait().unwrap(), 0);
+}
+
+#[test]
 fn every_item_has_one_outcome_though_agents_come_and_go() {
     let Some(server) = Server::start() else {
         return;
@@ -187,6 +210,58 @@ fn what_an_agent_that_ends_has_not_begun_is_not_taken_apart() {
         assert_eq!(squares.join().unwrap()[9], 81);
     });
     assert_eq!(server.last_message() - before, 1, "one message for all");
+    assert_eq!(job.wait().unwrap(), 0);
+}
+
+#[test]
+fn what_agents_gave_back_is_there_at_once_though_another_pool_ends() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let agent = server.agent(1);
+    let (pool, other) = (server.pool(1), server.pool(1));
+    agent.signal(libc::SIGTERM);
+    assert_eq!(agent.join(), Some(0));
+    let submit = |x| pool.submit(square, (x,)).unwrap();
+    let jobs: Vec<_> = (0..50).map(submit).collect();
+    eventually("the server has them", || server.tasks() == 50);
+    assert_eq!(given_now(&server), 50);
+    let of_the_other = other.submit(square, (1,)).unwrap();
+    eventually("it has that too", || server.tasks() == 51);
+    drop((of_the_other, other));
+    eventually("it has forgotten that", || server.tasks() == 50);
+    assert_eq!(given_now(&server), 50, "none waits for a lease to end");
+    let _next = server.agent(1);
+    for (x, job) in (0..).zip(jobs) {
+        assert_eq!(job.wait().unwrap(), x * x);
+    }
+}
+
+#[test]
+fn what_is_left_of_a_pool_that_ended_goes() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let proxy = server.proxy();
+    let agent = server.agent(1);
+    let mut connection = mp::Connection::new(proxy.url());
+    connection.wait_for_workers(1, Duration::from_secs(60));
+    let pool = mp::Pool::builder().connect(connection).unwrap();
+    agent.signal(libc::SIGTERM);
+    assert_eq!(agent.join(), Some(0));
+    let submit = |x| pool.submit(square, (x,)).unwrap();
+    let jobs: Vec<_> = (0..50).map(submit).collect();
+    eventually("the server has them", || server.tasks() == 50);
+    // It cannot say that they need not be done.
+    proxy.cut();
+    drop((jobs, pool));
+    let marks = Marks::new();
+    let _next = server.agent(1);
+    let pool = server.pool(1);
+    let job = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    eventually("they are gone", || server.tasks() == 1);
+    marks.go();
     assert_eq!(job.wait().unwrap(), 0);
 }
 

@@ -9,7 +9,7 @@ use mp::named::Cluster;
 use mp::{Connect, Connection, Pool};
 use mp_cluster as mp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use support::{Agent, Server, length, square};
+use support::{Agent, Marks, Server, eventually, length, square, wait_for};
 
 /// Writes an authority's certificate, and one of the server's by it.
 fn certify(directory: &Path) {
@@ -93,8 +93,16 @@ fn roles_do_what_they_have_to_and_nothing_else() {
     let squares = pool.map(square, 0..1000).unwrap();
     assert!(squares.into_iter().eq((0..1000).map(|x| x * x)));
     assert_eq!(pool.apply(length, (vec![1; 2 << 20],)).unwrap(), 2 << 20);
+    // What waits is taken back.
+    let marks = Marks::new();
+    let first = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
     let job = pool.submit(square, (3,)).unwrap();
+    eventually("both are there", || server.tasks() == 2);
     job.cancel();
+    eventually("it is taken back", || server.tasks() == 1);
+    marks.go();
+    assert_eq!(first.wait().unwrap(), 0);
     let everywhere = pool.broadcast(square, (4,)).unwrap();
     assert_eq!(everywhere.len(), 1);
     assert_eq!(*everywhere[0].as_ref().unwrap(), 16);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use mp::{Connect, Connection, Pool};
 use mp_cluster as mp;
-use support::{Agent, Marks, Server, eventually, length, square, wait_for};
+use support::{Agent, Marks, Server, eventually, length, square, wait_for, watchdog};
 
 /// How long agents of these tests wait for what does not get better.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -128,6 +128,49 @@ fn what_the_server_has_lost_is_sent_again() {
         others.iter().all(mp::Job::is_done)
     });
     assert_eq!(marks.begun(0).len(), 1, "what was at an agent is run once");
+}
+
+#[test]
+fn what_the_server_has_and_gives_to_nobody_is_sent_again() {
+    let _watchdog = watchdog(240);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut first = server.agent(3);
+    let pool = connect(&server.url(), Duration::from_secs(60));
+    let marks = Marks::new();
+    let jobs: Vec<_> = (0..2)
+        .map(|x| {
+            let job = pool.submit(wait_for, (marks.path(), x)).unwrap();
+            marks.await_begun(x);
+            job
+        })
+        .collect();
+    with_client(&server, async |client| {
+        let mut words = client.subscribe("mp.default.r.>").await.unwrap();
+        while let Some(word) = words.next().await {
+            // The agent says that it is at both.
+            if word.payload.windows(6).any(|part| part == b"AtWork") {
+                break;
+            }
+        }
+        // After such a purge the server takes what was leased before for done.
+        let context = async_nats::jetstream::new(client);
+        let stream = context.get_stream("mp-default").await.unwrap();
+        let second = stream.get_raw_message(2).await.unwrap().subject;
+        let purged = stream.purge().filter(second.as_str()).await.unwrap();
+        assert_eq!(purged.purged, 1);
+    });
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
+    let _second = server.agent(2);
+    first.kill();
+    eventually("they are begun again", || {
+        (0..2).all(|x| marks.begun(x).len() == 2)
+    });
+    marks.go();
+    for (x, job) in (0..).zip(jobs) {
+        assert_eq!(job.wait().unwrap(), x);
+    }
 }
 
 #[test]

@@ -14,14 +14,14 @@
 //! - `words`: what agents say, and what they are answered.
 //! - `workers`: who is there.
 //! - `trouble`: what may go wrong.
-//! - `draining`: a pool that is drained.
+//! - `taking_back`: what the server is to forget, as that of a pool that is drained.
 //! - `out`: what is out.
 //! - `envelope`: which jobs go in one message.
 
-mod draining;
 mod envelope;
 mod out;
 mod sending;
+mod taking_back;
 mod trouble;
 mod words;
 mod workers;
@@ -36,7 +36,7 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt;
 use mp::__private::{Answer, Carrier, Content, Shipment};
 use mp::{Error, WorkerStats};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use self::out::Out;
 use self::sending::Sent;
@@ -58,6 +58,8 @@ const TICK: Duration = Duration::from_millis(250);
 const CHECK: Duration = Duration::from_secs(5);
 /// What the pool asks for is looked at so much at a time.
 const MOST_COMMANDS: usize = 512;
+/// Messages that the server is told to forget at a time: it drops what too many ask for.
+const MOST_DELETIONS: usize = 256;
 /// How long ending a pool waits until the server knows.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -196,9 +198,16 @@ struct State {
     waiting: Vec<Shipment>,
     paces: Paces,
     out: Out,
-    /// What became of messages that were sent, and of purges.
+    /// What became of messages that were sent.
     sent: mpsc::UnboundedReceiver<(u64, Sent)>,
     sending: mpsc::UnboundedSender<(u64, Sent)>,
+    /// Messages that are on their way, and are to be taken back once the server has them.
+    unwanted: HashSet<u64>,
+    /// Messages that the server was told to forget, and whether it has.
+    deleted: mpsc::UnboundedReceiver<(u64, bool)>,
+    deleting: mpsc::UnboundedSender<(u64, bool)>,
+    /// How many it is told so at a time.
+    deletions: Arc<Semaphore>,
     /// Outcomes that came by the object store.
     fetched: mpsc::UnboundedReceiver<Fetched>,
     fetching: mpsc::UnboundedSender<Fetched>,
@@ -220,8 +229,6 @@ struct State {
     deserted: Option<Instant>,
     /// Whether what no agent has is to be given back.
     is_draining: bool,
-    /// Since when the server has none of it.
-    emptied: Option<Instant>,
     /// When anything was last heard of the server.
     heard: Instant,
     next_roll: Instant,
@@ -246,6 +253,7 @@ impl State {
         let outcomes = subscribe(link.names.outcomes(&pool)).await?;
         let answers = subscribe(inbox.clone()).await?;
         let (sending, sent) = mpsc::unbounded_channel();
+        let (deleting, deleted) = mpsc::unbounded_channel();
         let (fetching, fetched) = mpsc::unbounded_channel();
         let (finding, found) = mpsc::unbounded_channel();
         let blobs = Blobs::new(&link);
@@ -267,6 +275,10 @@ impl State {
             out: Out::default(),
             sent,
             sending,
+            unwanted: HashSet::new(),
+            deleted,
+            deleting,
+            deletions: Arc::new(Semaphore::new(MOST_DELETIONS)),
             fetched,
             fetching,
             found,
@@ -278,7 +290,6 @@ impl State {
             is_back: false,
             deserted: None,
             is_draining: false,
-            emptied: None,
             heard: Instant::now(),
             next_roll: Instant::now(),
         };
@@ -300,6 +311,7 @@ impl State {
                 }
                 Some(message) = self.outcomes.next() => self.take_word(&message).await,
                 Some((id, sent)) = self.sent.recv() => self.note_sent(id, sent),
+                Some((id, is_gone)) = self.deleted.recv() => self.note_deleted(id, is_gone),
                 Some(fetched) = self.fetched.recv() => self.note_fetched(fetched).await,
                 Some((asked, found)) = self.found.recv() => self.note_found(asked, &found),
                 Some(answer) = self.answers.next() => {
@@ -328,7 +340,7 @@ impl State {
                 Command::Withdraw(job) => self.withdraw(job),
                 Command::Cancel(job) => self.cancel(job).await,
                 Command::Broadcast(broadcast) => self.broadcast(broadcast),
-                Command::Drain => self.drain().await,
+                Command::Drain => self.drain(),
                 Command::Close(ended) => closing = Some(ended),
             }
         }
@@ -352,18 +364,24 @@ impl State {
     /// Has the server and the agents forget this pool.
     async fn close(&mut self) {
         self.is_untidy |= !self.out.is_empty();
+        let sequences: Vec<_> = self.out.iter().filter_map(|out| out.sequence).collect();
         self.out.clear();
+        // From now on agents hear that nobody is here.
+        let _ = self.outcomes.unsubscribe().await;
         self.tell_agents(None, None).await;
-        let purge = self
-            .stream
-            .purge()
-            .filter(self.link.names.tasks_of_pool(&self.pool));
-        let said = async {
-            let _ = purge.await;
+        let link = &self.link;
+        let deleted = futures_util::stream::iter(sequences)
+            .map(|sequence| link.delete_task(sequence))
+            .buffer_unordered(MOST_DELETIONS)
+            .count();
+        let tidied = async {
             self.blobs.close(&self.pool).await;
             if self.is_untidy {
                 self.blobs.sweep(&self.pool).await;
             }
+        };
+        let said = async {
+            tokio::join!(deleted, tidied);
             let _ = self.link.client.flush().await;
         };
         if let Err(late) = tokio::time::timeout(CLOSING, said).await {

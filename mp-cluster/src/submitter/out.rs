@@ -34,6 +34,11 @@ pub(super) struct Message {
     pub(super) again: Option<Instant>,
     /// When the server was known to have it.
     pub(super) taken: Option<Instant>,
+    /// Whether it is on its way there.
+    pub(super) is_on_its_way: bool,
+    /// Its number there, as long as it is known to be that of no other message.
+    pub(super) sequence: Option<u64>,
+    pub(super) taking_back: TakingBack,
     /// When an agent last said that it is at it.
     pub(super) at_work: Option<Instant>,
     /// Since when its arguments are not in the object store.
@@ -42,6 +47,15 @@ pub(super) struct Message {
     pub(super) lost: u32,
     /// Whether who had it last has not begun with it.
     pub(super) is_untouched: bool,
+}
+
+/// Whether the server is to forget a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TakingBack {
+    No,
+    Asked,
+    /// It has done so since then. An agent may have it all the same.
+    Done(Instant),
 }
 
 /// A job that is out.
@@ -76,6 +90,9 @@ impl Out {
             since: Instant::now(),
             again: None,
             taken: None,
+            is_on_its_way: false,
+            sequence: None,
+            taking_back: TakingBack::No,
             at_work: None,
             unstored: None,
             lost,
@@ -121,6 +138,10 @@ impl Out {
         self.messages.is_empty()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Message> {
+        self.messages.values()
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u64, &mut Message)> {
         self.messages.iter_mut().map(|(id, message)| (*id, message))
     }
@@ -160,6 +181,11 @@ impl Message {
         if let Some(Some(job)) = self.jobs.get_mut(place as usize) {
             job.is_wanted = false;
         }
+        self.is_wanted()
+    }
+
+    /// Whether somebody waits for one of the jobs.
+    pub(super) fn is_wanted(&self) -> bool {
         self.jobs.iter().flatten().any(|job| job.is_wanted)
     }
 

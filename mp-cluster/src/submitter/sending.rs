@@ -1,11 +1,13 @@
 //! Messages on their way to the server, and back from there.
 
+use std::error::Error as _;
 use std::time::Instant;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use mp::__private::{Content, Shipment};
 
+use super::out::TakingBack;
 use super::{State, TICK, envelope};
 use crate::blobs::{Blobs, INLINE, Stored, Unavailable};
 use crate::data::Outgoing;
@@ -62,8 +64,8 @@ impl Due {
 
 /// What became of a message.
 pub(super) enum Sent {
-    /// The server has it.
-    Taken,
+    /// The server has it, by this number if that is known.
+    Taken(Option<u64>),
     /// It may, or may not: it is to be sent again.
     Unsure,
     /// It does not take it now, and why.
@@ -74,8 +76,6 @@ pub(super) enum Sent {
     NoStream,
     /// It will never take it, and why.
     Refused(String),
-    /// It was taken back before an agent had it.
-    TakenBack,
 }
 
 impl State {
@@ -102,7 +102,11 @@ impl State {
         let Some(out) = self.out.get_mut(id) else {
             return;
         };
+        if out.taking_back != TakingBack::No {
+            return;
+        }
         out.taken = None;
+        out.sequence = None;
         out.again = None;
         let mut pieces = Vec::with_capacity(out.left());
         let mut items = Vec::new();
@@ -151,6 +155,7 @@ impl State {
                 }))
             }
         };
+        out.is_on_its_way = true;
         let mut headers = HeaderMap::new();
         // There is one message with that subject, or none.
         headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
@@ -176,11 +181,11 @@ impl State {
                 .publish_with_headers(subject, headers, payload.into())
                 .await
             {
-                Ok(taken) => taken.await.map(drop),
+                Ok(taken) => taken.await,
                 Err(error) => Err(error),
             };
             let sent = match sent {
-                Ok(()) => Sent::Taken,
+                Ok(taken) => Sent::Taken(Some(taken.sequence)),
                 Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                     Sent::Refused(format!(
                         "the server takes messages of less than {INLINE} bytes: its max_payload \
@@ -189,7 +194,7 @@ impl State {
                 }
                 Err(error) => match error.kind() {
                     // It has it since it was sent before.
-                    PublishErrorKind::WrongLastSequence => Sent::Taken,
+                    PublishErrorKind::WrongLastSequence => Sent::Taken(last_sequence(&error)),
                     PublishErrorKind::StreamNotFound => Sent::NoStream,
                     PublishErrorKind::Other => Sent::NotNow(chain(&error)),
                     _ => Sent::Unsure,
@@ -203,13 +208,21 @@ impl State {
         if !matches!(sent, Sent::Unsure | Sent::NotStored(_)) {
             self.heard = Instant::now();
         }
+        let is_unwanted = self.unwanted.remove(&id);
+        if let Some(out) = self.out.get_mut(id) {
+            out.is_on_its_way = false;
+        }
         match sent {
-            Sent::Taken => {
+            Sent::Taken(sequence) => {
                 fault!("submit.sent");
                 self.full = None;
                 if let Some(out) = self.out.get_mut(id) {
                     out.taken = Some(Instant::now());
+                    out.sequence = sequence;
                     out.unstored = None;
+                }
+                if let Some(sequence) = sequence.filter(|_| is_unwanted) {
+                    self.delete(id, sequence);
                 }
             }
             Sent::Unsure => self.send_later(id),
@@ -231,11 +244,6 @@ impl State {
                     shipment.refuse(&why);
                 }
             }
-            Sent::TakenBack => {
-                for shipment in self.out.remove(id) {
-                    shipment.refuse("it was taken back");
-                }
-            }
         }
     }
 
@@ -254,6 +262,7 @@ impl State {
         if since.elapsed() < self.patience {
             return self.send_later(id);
         }
+        self.take_back(id);
         for shipment in self.out.remove(id) {
             let shared = shipment.shared().unwrap_or_default();
             let shared: usize = shared.iter().map(|it| it.bytes().len()).sum();
@@ -264,7 +273,6 @@ impl State {
             );
             shipment.refuse(&text);
         }
-        self.take_back(id);
     }
 
     /// Nobody waits for a job any more: its message need not be begun, if that is so of all in it.
@@ -277,35 +285,17 @@ impl State {
         }
     }
 
-    /// Has the server forget a message that no agent has yet.
-    pub(super) fn take_back(&self, id: u64) {
-        if !self.link.is_connected() {
-            // An agent that takes it later hears that it is not wanted.
-            return;
-        }
-        let subject = self.link.names.task(&self.pool, id);
-        let stream = self.stream.clone();
-        let sending = self.sending.clone();
-        tokio::spawn(async move {
-            if let Ok(purged) = stream.purge().filter(subject).await
-                && purged.purged > 0
-            {
-                let _ = sending.send((id, Sent::TakenBack));
-            }
-        });
-    }
-
     pub(super) async fn cancel(&mut self, job: u64) {
         self.is_untidy = true;
         let Some((id, place)) = self.out.find(job) else {
             return;
         };
-        if let Some(shipment) = self.out.take(id, place) {
-            shipment.lose("it was cancelled");
-        }
-        let is_last = self.out.get_mut(id).is_none();
+        let is_last = self.out.get_mut(id).is_none_or(|out| out.left() == 1);
         if is_last {
             self.take_back(id);
+        }
+        if let Some(shipment) = self.out.take(id, place) {
+            shipment.lose("it was cancelled");
         }
         // Who is at the message stops the job; who takes it later asks which of several are wanted.
         self.tell_agents(Some(id), (!is_last).then_some(place))
@@ -323,4 +313,12 @@ impl State {
         // Whom it does not reach hears it when it says what it is at.
         let _ = self.link.client.publish(subject, cancelled.into()).await;
     }
+}
+
+/// The number of the message that the server has, as it says when it refuses another of that subject.
+fn last_sequence(refusal: &PublishError) -> Option<u64> {
+    let text = refusal.source()?.to_string();
+    let (_, said) = text.split_once("last sequence: ")?;
+    let digits = said.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
 }

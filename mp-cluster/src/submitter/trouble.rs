@@ -3,14 +3,19 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::stream::Stream;
 use futures_util::TryStreamExt;
 
-use super::out::Message;
+use super::out::{Message, TakingBack};
 use super::{CHECK, State};
-use crate::link::Change;
+use crate::link::{Change, LEASE};
 
 /// How long nothing may be heard of a server that is there, with calls under way.
 const SILENCE: Duration = Duration::from_secs(7);
+
+/// How long an agent may say nothing of what it was at, until the message is sent again though the
+/// server has it: it should have given it to another long since, unless all are busy.
+const FORGOTTEN: Duration = LEASE.saturating_mul(3);
 
 impl State {
     pub(super) async fn note_change(&mut self, change: Change) {
@@ -35,14 +40,22 @@ impl State {
         let Ok(stream) = self.link.stream().await else {
             return;
         };
+        let is_another = self.is_another(&stream);
         self.stream = stream;
         self.is_back = false;
         self.disconnected = None;
         self.blobs.forget();
-        self.emptied = None;
         let now = Instant::now();
         let mut lacking = Vec::new();
         for (id, out) in self.out.iter_mut() {
+            if is_another {
+                // It may have another message by that number.
+                out.sequence = None;
+            }
+            if let TakingBack::Done(since) = &mut out.taking_back {
+                // Who has it could not say so.
+                *since = now;
+            }
             match out.is_at_work(now) {
                 // It is looked for once its agent had the time to say that it still is.
                 true => out.taken = Some(now),
@@ -54,6 +67,14 @@ impl State {
         }
         self.next_check = now + CHECK;
         self.call_roll().await;
+    }
+
+    /// Whether it is not the stream that there was. One that was lost by one of several servers looks
+    /// as if it had been made then, but counts from the beginning.
+    fn is_another(&self, stream: &Stream) -> bool {
+        let (before, now) = (self.stream.cached_info(), stream.cached_info());
+        let greatest = self.out.iter().filter_map(|out| out.sequence).max();
+        before.created != now.created || greatest > Some(now.state.last_sequence)
     }
 
     /// Asks the server which messages of ours it has.
@@ -87,18 +108,47 @@ impl State {
         let lost = self.out.ids(|id, out| {
             // What an agent has handed over is taken from `out` before its message goes.
             out.taken.is_some_and(|taken| taken < asked)
+                && out.taking_back == TakingBack::No
                 && !found.contains(&id)
                 && !out.is_at_work(now)
         });
         for id in lost {
-            self.send(id);
+            match self.is_draining {
+                false => self.send(id),
+                true => self.note_deleted(id, true),
+            }
+        }
+        // What the server has, and gives to nobody though its agent is gone.
+        let stuck = self.out.ids(|id, out| {
+            out.taken.is_some_and(|taken| taken < asked)
+                && found.contains(&id)
+                && out.at_work.is_some_and(|said| now - said > FORGOTTEN)
+        });
+        for id in stuck {
+            self.renew(id);
+        }
+    }
+
+    /// Sends a message again in the place of the one that the server has. Who is at that goes on.
+    fn renew(&mut self, id: u64) {
+        let Some(out) = self.out.get_mut(id) else {
+            return;
+        };
+        match out.sequence {
+            Some(_) => {
+                // Once: if it waits for a worker it will do so again.
+                out.at_work = None;
+                self.take_back(id);
+            }
+            // The server says by which number it has it.
+            None => self.send(id),
         }
     }
 
     /// Does what is due: sends again what was not taken, asks who is there, gives up.
     pub(super) async fn look_after(&mut self) {
         self.restore().await;
-        self.look_after_draining().await;
+        self.look_after_taken_back();
         let now = Instant::now();
         if self.disconnected.is_none() {
             if now >= self.next_roll {
@@ -158,10 +208,10 @@ impl State {
         let old = self.out.ids(|_, out| out.since.elapsed() >= patience);
         self.is_untidy |= !old.is_empty();
         for id in old {
+            self.take_back(id);
             for shipment in self.out.remove(id) {
                 shipment.lose(why);
             }
-            self.take_back(id);
         }
     }
 }
