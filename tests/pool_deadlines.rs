@@ -306,8 +306,10 @@ fn leave_hanging(pool: &Pool, runs: &Queue<u32>) {
     let items = [1, 7].map(|n| (n, runs.clone()));
     let mut results = pool.imap(hang_at_7, items).unwrap();
     assert_eq!(results.next().unwrap().unwrap(), 2);
-    assert_eq!(runs.get_many(1).unwrap(), [1]);
-    assert_eq!(runs.get_many(1).unwrap(), [7]);
+    // Two workers may be at them.
+    let mut begun = [1, 2].map(|_| runs.get().unwrap());
+    begun.sort_unstable();
+    assert_eq!(begun, [1, 7]);
 }
 
 #[mp::task]

@@ -325,6 +325,8 @@ fn parent_killed_at_any_point_takes_all_along() {
     for fault in [
         "nest.withdrawn:1",
         "nest.withdrawn:2",
+        "nest.looking:1",
+        "nest.looking:3",
         "nest.looked:1",
         "nest.looked:2",
         "pool.buried:1",

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, TryLockError};
 
 use super::fork_server::{Life, Server};
 use super::launcher;
 use super::order::{Answer, MOST_ANSWER, Order, Parts, REQUEST};
 use super::spawn::Request;
+use super::supervisor;
 use crate::deadline::Deadline;
 use crate::fault::fault;
 use crate::loom::AtomicU32;
@@ -52,6 +53,7 @@ impl Server {
         let mut copies = self.life.copies();
         let mut child = None;
         if let Some(socket) = copies.ahead.take() {
+            supervisor::leave_copy(socket.as_fd());
             match self.outcome(&copies, socket, deadline)? {
                 Outcome::Made(made) => match made.become_child(request)? {
                     Ok(made) => child = Some(made),
@@ -80,6 +82,9 @@ impl Server {
         if copies.has_made {
             // The child begins meanwhile. What fails is seen by who needs it.
             copies.ahead = self.ask(&copies).unwrap_or(None);
+            if let Some(socket) = &copies.ahead {
+                supervisor::watch_copy(&self.life, socket.as_fd());
+            }
             fault!("fork.asked");
         }
         copies.has_made = true;
@@ -104,6 +109,10 @@ impl Server {
         // copy, so that this holds whatever became of the server.
         let pid = copies.last_pid().load(Ordering::Acquire);
         let tick = match answer {
+            Some(Answer::Made(_)) if pid == 0 => {
+                let died = io::Error::other("the copy of the fork server died while it waited");
+                return Ok(Outcome::Failed(died));
+            }
             Some(Answer::Made(tick)) => tick,
             None => None,
             Some(Answer::Failed(why)) => return Ok(Outcome::Failed(io::Error::other(why))),
@@ -180,10 +189,29 @@ impl Life {
             .unwrap_or_else(|poison| poison.into_inner())
     }
 
+    /// Reaps the copy that was asked for ahead, which has died, or was never made.
+    pub(super) fn reap_copy(&self) {
+        let copies = match self.copies.try_lock() {
+            Ok(copies) => copies,
+            Err(TryLockError::Poisoned(poison)) => poison.into_inner(),
+            // Whoever starts a child finds it dead.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if let Some(socket) = &copies.ahead {
+            supervisor::leave_copy(socket.as_fd());
+            // Zero says so to the next start, which still has the server's answer to take.
+            match copies.last_pid().swap(0, Ordering::AcqRel) {
+                0 => {}
+                pid => sys::process::kill_unwatched(pid),
+            }
+        }
+    }
+
     /// Ends the copy that was asked for ahead, if there is one. The server has ended.
     pub(super) fn end_copy(&self) {
         let mut copies = self.copies();
-        if copies.ahead.take().is_some() {
+        if let Some(socket) = copies.ahead.take() {
+            supervisor::leave_copy(socket.as_fd());
             match copies.last_pid().load(Ordering::Acquire) {
                 0 => {}
                 pid => sys::process::kill_unwatched(pid),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use super::copies::Copies;
@@ -43,6 +43,8 @@ pub(super) struct Server {
 pub(super) struct Life {
     pub(super) pid: u32,
     pidfd: OwnedFd,
+    /// What the supervisor is woken with for it, and for the copy that waits.
+    pub(super) token: OnceLock<u64>,
     ended: Mutex<Option<Status>>,
     /// Locked by whoever starts a child, until it is known whether there is one: callers take turns.
     pub(super) copies: Mutex<Copies>,
@@ -276,6 +278,7 @@ impl Server {
                 let life = Arc::new(Life {
                     pid,
                     pidfd,
+                    token: OnceLock::new(),
                     ended: Mutex::new(None),
                     copies: Mutex::new(Copies::new(place)),
                 });

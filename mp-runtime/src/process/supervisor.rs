@@ -122,8 +122,25 @@ pub(super) fn watch_server(server: &Arc<Life>) -> io::Result<()> {
     };
     let mut watched = supervisor.watched();
     supervisor.poller.add(server.pidfd(), watched.next)?;
+    let _ = server.token.set(watched.next);
     watched.add(Thing::ForkServer(server.clone()));
     Ok(())
+}
+
+/// Watches a copy of a fork server that waits, by our end of its socket, which becomes readable when it
+/// dies.
+pub(super) fn watch_copy(server: &Life, socket: BorrowedFd<'_>) {
+    if let (Some(supervisor), Some(&token)) = (SUPERVISOR.get(), server.token.get()) {
+        // Unwatched, it would be reaped by the next start.
+        let _ = supervisor.poller.add(socket, token);
+    }
+}
+
+/// Stops watching it.
+pub(super) fn leave_copy(socket: BorrowedFd<'_>) {
+    if let Some(supervisor) = SUPERVISOR.get() {
+        let _ = supervisor.poller.remove(socket);
+    }
 }
 
 /// Whether this process's exit has begun.
@@ -346,14 +363,16 @@ fn run() {
 fn handle(supervisor: &Supervisor, token: u64) {
     // In a statement of its own: the lock is released before the thing is dealt with.
     let thing = match supervisor.watched().things.get(&token) {
-        Some(Thing::Child(child)) => Some((child.clone(), false)),
-        Some(Thing::Stderr(child)) => Some((child.clone(), true)),
-        Some(Thing::Orphan(..) | Thing::ForkServer(_)) => None,
+        Some(Thing::Child(child)) => Ok((child.clone(), false)),
+        Some(Thing::Stderr(child)) => Ok((child.clone(), true)),
+        Some(Thing::ForkServer(server)) => Err(Some(server.clone())),
+        Some(Thing::Orphan(..)) => Err(None),
         None => return,
     };
-    let Some((child, is_stderr)) = thing else {
-        handle_other(supervisor, token);
-        return;
+    let (child, is_stderr) = match thing {
+        Ok(child) => child,
+        Err(Some(server)) if server.reap(false).is_none() => return server.reap_copy(),
+        Err(_) => return handle_ended(supervisor, token),
     };
     if is_stderr {
         if child.drain_stderr().is_none() {
@@ -370,7 +389,7 @@ fn handle(supervisor: &Supervisor, token: u64) {
     }
 }
 
-fn handle_other(supervisor: &Supervisor, token: u64) {
+fn handle_ended(supervisor: &Supervisor, token: u64) {
     let thing = supervisor.watched().things.remove(&token);
     match thing {
         Some(Thing::Orphan(holder, pidfd)) => {
