@@ -43,6 +43,14 @@ pub(super) struct Attendance {
     job: Mutex<Option<(u32, bool)>>,
     /// What the worker is told first.
     pub(super) message: Arc<OnceLock<Vec<u8>>>,
+    last_words: Mutex<LastWords>,
+}
+
+/// What is said in a worker's name, and counts also where it comes when the worker has ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LastWords {
+    pub(super) is_ready: bool,
+    pub(super) leave: Option<Leave>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +76,7 @@ impl Attendance {
             job: Mutex::default(),
             closer: link.closer()?,
             message: Arc::default(),
+            last_words: Mutex::default(),
         };
         Ok((Arc::new(attendance), link, theirs))
     }
@@ -107,6 +116,11 @@ impl Attendance {
 
     fn is_ending(&self) -> bool {
         *lock(&self.state) == State::Ending
+    }
+
+    /// What was said in the worker's name, which may have been after its seat was another's.
+    pub(super) fn last_words(&self) -> LastWords {
+        *lock(&self.last_words)
     }
 
     /// Notes that the worker has ended, and returns once nobody writes into its seat any more.
@@ -244,8 +258,7 @@ impl Attendant {
         };
         let ended = self.greet().and_then(|()| {
             let leave = self.work()?;
-            let attendance = self.attendance.clone();
-            attendance.while_it_lives(|| self.seat().set_leave(leave));
+            lock(&self.attendance.last_words).leave = Some(leave);
             Ok(())
         });
         fault!("attendant.leaving");
@@ -282,8 +295,8 @@ impl Attendant {
         });
         match self.receive(MOST_TEXT)? {
             Kind::Ready if self.frame.is_empty() => {
-                let set_ready = || self.seat().set_ready();
-                attendance.while_it_lives(set_ready).ok_or(Broken::Gone)?;
+                lock(&attendance.last_words).is_ready = true;
+                attendance.while_it_lives(|| self.seat().set_ready());
                 fault!("attendant.ready");
                 Ok(())
             }

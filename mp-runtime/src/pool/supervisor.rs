@@ -219,13 +219,16 @@ impl Heir for WorkerHeir {
         self.said = self.memory.seat(worker.holder).said(worker.holder);
     }
 
-    fn settle(self: Box<Self>, worker: &Running, ended: &Ended) {
+    fn settle(mut self: Box<Self>, worker: &Running, ended: &Ended) {
         let Some(pool) = self.pool.upgrade() else {
             return;
         };
         if let Some(attendance) = &self.attendance {
             // Before its jobs are buried: nobody may act in its name by then.
             attendance.end(&pool);
+            let last = attendance.last_words();
+            self.said.is_ready |= last.is_ready;
+            self.said.leave = last.leave;
         }
         pool.on_worker_end(worker, ended, self.said);
     }
