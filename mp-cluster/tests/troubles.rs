@@ -76,6 +76,18 @@ fn with_client<R>(server: &Server, act: impl AsyncFnOnce(async_nats::Client) -> 
     })
 }
 
+/// Waits until an agent says that.
+fn await_word(server: &Server, what: &str) {
+    with_client(server, async |client| {
+        let mut words = client.subscribe("mp.default.r.>").await.unwrap();
+        while let Some(word) = words.next().await {
+            if String::from_utf8_lossy(&word.payload).contains(what) {
+                break;
+            }
+        }
+    });
+}
+
 #[test]
 fn submitter_that_was_away_for_long_gets_what_it_waits_for() {
     let Some(server) = Server::start() else {
@@ -146,15 +158,10 @@ fn what_the_server_has_and_gives_to_nobody_is_sent_again() {
             job
         })
         .collect();
+    // It is at both.
+    await_word(&server, "AtWork");
+    // After such a purge the server takes what was leased before for done.
     with_client(&server, async |client| {
-        let mut words = client.subscribe("mp.default.r.>").await.unwrap();
-        while let Some(word) = words.next().await {
-            // The agent says that it is at both.
-            if word.payload.windows(6).any(|part| part == b"AtWork") {
-                break;
-            }
-        }
-        // After such a purge the server takes what was leased before for done.
         let context = async_nats::jetstream::new(client);
         let stream = context.get_stream("mp-default").await.unwrap();
         let second = stream.get_raw_message(2).await.unwrap().subject;
@@ -171,6 +178,49 @@ fn what_the_server_has_and_gives_to_nobody_is_sent_again() {
     for (x, job) in (0..).zip(jobs) {
         assert_eq!(job.wait().unwrap(), x);
     }
+}
+
+/// Waits for the file `go`, but for the first, and says when it has seen it.
+#[mp::task]
+fn wait_and_mark(marks: String, x: u64) {
+    if x == 0 {
+        return;
+    }
+    let x = support::wait_for(marks.clone(), x);
+    support::mark(&marks, x + 100);
+}
+
+#[test]
+fn what_runs_is_finished_though_nobody_waits_for_it() {
+    let _watchdog = watchdog(240);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = Pool::builder()
+        .chunk_size(1)
+        .connect(server.connection())
+        .unwrap();
+    for is_known in [false, true] {
+        let marks = Marks::new();
+        let items = (0..4).map(|x| (marks.path(), x));
+        let mut outcomes = pool.istarmap(wait_and_mark, items).unwrap();
+        outcomes.next().unwrap().unwrap();
+        let worker = marks.await_begun(1);
+        if is_known {
+            await_word(&server, "AtWork");
+        }
+        drop(outcomes);
+        eventually("what waits is taken back", || server.tasks() <= 1);
+        for _ in 0..2 {
+            await_word(&server, "AtWork");
+        }
+        assert!(is_alive(worker));
+        marks.go();
+        eventually("it is finished", || marks.begun(101) == [worker]);
+        assert!(marks.begun(2).is_empty());
+    }
+    assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
 }
 
 #[test]

@@ -184,6 +184,12 @@ impl Message {
         self.is_wanted()
     }
 
+    /// Whether somebody waits for the job at that place.
+    pub(super) fn is_wanted_at(&self, place: u32) -> bool {
+        let job = self.jobs.get(place as usize);
+        job.is_some_and(|job| job.as_ref().is_some_and(|job| job.is_wanted))
+    }
+
     /// Whether somebody waits for one of the jobs.
     pub(super) fn is_wanted(&self) -> bool {
         self.jobs.iter().flatten().any(|job| job.is_wanted)

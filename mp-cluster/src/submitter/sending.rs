@@ -275,11 +275,13 @@ impl State {
         }
     }
 
-    /// Nobody waits for a job any more: its message need not be begun, if that is so of all in it.
+    /// Nobody waits for a job any more: its message need not be begun, if that is so of all in it. What
+    /// an agent is at is finished.
     pub(super) fn withdraw(&mut self, job: u64) {
         if let Some((id, place)) = self.out.find(job)
             && let Some(out) = self.out.get_mut(id)
             && !out.is_wanted_without(place)
+            && !out.is_at_work(Instant::now())
         {
             self.take_back(id);
         }

@@ -70,18 +70,18 @@ impl State {
         }
     }
 
-    /// Of a pool that is drained, has the server forget what no agent says that it has. Gives up what
-    /// it has forgotten, and no agent has claimed.
+    /// Has the server forget what nobody waits for and no agent says that it has; of a pool that is
+    /// drained, nobody waits for anything. Gives up what it has forgotten, and no agent has claimed.
     pub(super) fn look_after_taken_back(&mut self) {
         if !self.link.is_connected() {
             return;
         }
         let now = Instant::now();
         let is_idle = |out: &Message| !out.is_fetching && !out.is_at_work(now);
-        if self.is_draining {
-            for id in self.out.ids(|_, out| is_idle(out)) {
-                self.take_back(id);
-            }
+        let is_draining = self.is_draining;
+        let is_over = |_, out: &Message| (is_draining || !out.is_wanted()) && is_idle(out);
+        for id in self.out.ids(is_over) {
+            self.take_back(id);
         }
         let is_nowhere = |_, out: &Message| match out.taking_back {
             TakingBack::Done(since) => now - since >= CLAIM && is_idle(out),

@@ -161,9 +161,12 @@ impl State {
         // Not in the message that is theirs: that is the agent's until it is through with the others.
         let lost = self.out.get_mut(report.id).map_or(0, |out| out.lost);
         for place in &report.back {
+            let out = self.out.get_mut(report.id);
+            let is_wanted = out.is_some_and(|out| out.is_wanted_at(*place));
             if let Some(shipment) = self.out.take(report.id, *place) {
                 match lost {
                     _ if self.is_draining => shipment.give_back(),
+                    _ if !is_wanted => shipment.refuse("it was handed back"),
                     0 => self.waiting.push(shipment),
                     _ => self.send_new(vec![shipment], lost),
                 }
