@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use mp::{Connect, Connection, Pool};
 use mp_cluster as mp;
 use support::{Agent, Marks, Server, eventually, length, square, wait_for, watchdog};
@@ -372,12 +372,7 @@ fn what_makes_no_sense_harms_nobody() {
     };
     let agent = server.agent(1);
     let pool = connect(&server.url(), Duration::from_secs(60));
-    let message = |head: &str, bytes: &[u8]| {
-        let mut message = (head.len() as u32).to_le_bytes().to_vec();
-        message.extend_from_slice(head.as_bytes());
-        message.extend_from_slice(bytes);
-        message
-    };
+    let message = |head: &str, bytes: &[u8]| [pack(head), bytes.to_vec()].concat();
     with_client(&server, async |client| {
         // Each agent tells which build it is.
         let answer = client.request("mp.default.a", "".into()).await.unwrap();
@@ -444,6 +439,67 @@ fn what_makes_no_sense_harms_nobody() {
     eventually("liars are forgotten", || pool.workers() == 1);
     agent.signal(libc::SIGTERM);
     assert_eq!(agent.join(), Some(0));
+}
+
+/// A message with a word of an agent.
+fn pack(head: &str) -> Vec<u8> {
+    let mut message = (head.len() as u32).to_le_bytes().to_vec();
+    message.extend_from_slice(head.as_bytes());
+    message
+}
+
+/// Where outcomes of what was submitted are taken, and the number of its message.
+async fn submitted(client: &async_nats::Client, submit: impl FnOnce()) -> (String, String) {
+    let mut tasks = client.subscribe("mp.default.t.>").await.unwrap();
+    client.flush().await.unwrap();
+    submit();
+    let message = tasks.next().await.unwrap();
+    let mut parts = message.subject.rsplit('.');
+    let id = parts.next().unwrap().to_owned();
+    (format!("mp.default.r.{}", parts.next().unwrap()), id)
+}
+
+#[test]
+fn who_asked_last_is_told_that_outcomes_are_not_there() {
+    let _watchdog = watchdog(120);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = connect(&server.url(), Duration::from_secs(60));
+    let marks = Marks::new();
+    let mut job = None;
+    with_client(&server, async |client| {
+        let submit = || job = Some(pool.submit(wait_for, (marks.path(), 0)).unwrap());
+        let (outcomes, id) = submitted(&client, submit).await;
+        let context = async_nats::jetstream::new(client.clone());
+        let config = async_nats::jetstream::object_store::Config {
+            bucket: "mp-default".to_owned(),
+            ..Default::default()
+        };
+        let store = context.create_object_store(config).await.unwrap();
+        // One of which the pieces never come, so that it takes long to fetch it.
+        let stored = store.put("it", &mut &b"outcome"[..]).await.unwrap();
+        let stream = context.get_stream("OBJ_mp-default").await.unwrap();
+        let pieces = format!("$O.mp-default.C.{}", stored.nuid);
+        stream.purge().filter(pieces).await.unwrap();
+        let done = format!(
+            r#"{{"Done":{{"id":{id},"jobs":[{{"place":0,"elapsed":1,"len":7}}],"blob":{{"name":"it","len":7}}}}}}"#
+        );
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            let inbox = client.new_inbox();
+            answers.push(client.subscribe(inbox.clone()).await.unwrap());
+            let done = pack(&done).into();
+            let said = client.publish_with_reply(outcomes.clone(), inbox, done);
+            said.await.unwrap();
+        }
+        let answer = answers[1].next().await.unwrap();
+        assert_eq!(&answer.payload[..], b"missing");
+        assert!(answers[0].next().now_or_never().is_none());
+    });
+    marks.go();
+    assert_eq!(job.unwrap().wait().unwrap(), 0);
 }
 
 /// A program that submits what is large, and is killed; see `objects_of_a_killed_submitter_go`.

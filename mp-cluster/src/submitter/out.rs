@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use async_nats::Subject;
 use mp::__private::Shipment;
 
 use crate::blobs::Stored;
@@ -26,8 +27,8 @@ pub(super) struct Message {
     left: usize,
     /// What of its arguments is in the object store.
     pub(super) stored: Stored,
-    /// Whether outcomes of it are being fetched from there.
-    pub(super) is_fetching: bool,
+    /// Where to answer who waits until outcomes of it are fetched from there.
+    pub(super) fetching: Option<Subject>,
     /// Since when it is out.
     pub(super) since: Instant,
     /// When it is to be sent again, since the server did not take it.
@@ -86,7 +87,7 @@ impl Out {
             left: jobs.len(),
             jobs,
             stored: Stored::default(),
-            is_fetching: false,
+            fetching: None,
             since: Instant::now(),
             again: None,
             taken: None,

@@ -77,7 +77,7 @@ impl State {
             return;
         }
         let now = Instant::now();
-        let is_idle = |out: &Message| !out.is_fetching && !out.is_at_work(now);
+        let is_idle = |out: &Message| out.fetching.is_none() && !out.is_at_work(now);
         let is_draining = self.is_draining;
         let is_over = |_, out: &Message| (is_draining || !out.is_wanted()) && is_idle(out);
         for id in self.out.ids(is_over) {

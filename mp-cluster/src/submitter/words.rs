@@ -21,7 +21,6 @@ const MOST_LOST: u32 = 3;
 pub(super) struct Fetched {
     report: Report,
     outcomes: Result<Outcomes, Missing>,
-    reply: Option<Subject>,
 }
 
 /// The records of outcomes, and the data that they refer to.
@@ -48,9 +47,11 @@ impl State {
                     // Otherwise the agent did not hear that they were taken, and they are there no more.
                     && out.jobs().any(|(place, _)| report.jobs.iter().any(|told| told.place == place))
                 {
-                    if !out.is_fetching {
-                        out.is_fetching = true;
-                        self.fetch(report, Bytes::copy_from_slice(records), reply);
+                    // Where it asked before it does not wait any more, and an answer there may be forbidden.
+                    if let Some(reply) = reply
+                        && out.fetching.replace(reply).is_none()
+                    {
+                        self.fetch(report, Bytes::copy_from_slice(records));
                     }
                     // It is answered once they are here.
                     return;
@@ -176,7 +177,7 @@ impl State {
     }
 
     /// Fetches outcomes that are in the object store, or the shared data that they refer to.
-    fn fetch(&self, report: Report, records: Bytes, reply: Option<Subject>) {
+    fn fetch(&self, report: Report, records: Bytes) {
         let blobs = self.blobs.clone();
         let fetching = self.fetching.clone();
         tokio::spawn(async move {
@@ -186,11 +187,7 @@ impl State {
             let shared = shared.flat_map(|(_, data)| data).map(|datum| &datum.blob);
             let named: HashSet<_> = report.blob.iter().chain(shared).cloned().collect();
             fault!("submit.fetched");
-            let _ = fetching.send(Fetched {
-                report,
-                outcomes,
-                reply,
-            });
+            let _ = fetching.send(Fetched { report, outcomes });
             if is_there {
                 for blob in named {
                     blobs.remove(&blob.name).await;
@@ -201,9 +198,8 @@ impl State {
     }
 
     pub(super) async fn note_fetched(&mut self, fetched: Fetched) {
-        if let Some(out) = self.out.get_mut(fetched.report.id) {
-            out.is_fetching = false;
-        }
+        let out = self.out.get_mut(fetched.report.id);
+        let reply = out.and_then(|out| out.fetching.take());
         let answer = match fetched.outcomes {
             Ok(outcomes) => {
                 self.finish(&fetched.report, &outcomes.records, &outcomes.shared);
@@ -219,7 +215,7 @@ impl State {
             }
             Err(Missing::Unavailable) => Bytes::from_static(MISSING),
         };
-        self.answer(fetched.reply, answer).await;
+        self.answer(reply, answer).await;
     }
 
     /// Answers an agent. One that waits in vain says it again.
