@@ -11,7 +11,7 @@
 //! wait at one agent while another has nothing to do.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -136,6 +136,8 @@ pub(crate) struct Stage {
     left: AtomicUsize,
     /// Since when there has been nothing else to wait for: neither arguments nor the submitter.
     ready: Mutex<Option<Instant>>,
+    /// Whether the submitter is to hear that we are at it: if it came again, not before it has heard that.
+    is_claimed: AtomicBool,
 }
 
 impl Stage {
@@ -144,6 +146,12 @@ impl Stage {
         // Relaxed: it stands alone.
         self.left.store(left, Ordering::Relaxed);
         lock(&self.ready).get_or_insert_with(Instant::now);
+    }
+
+    /// The submitter has heard that it came again, if it did.
+    pub(crate) fn note_claimed(&self) {
+        // Relaxed: it stands alone.
+        self.is_claimed.store(true, Ordering::Relaxed);
     }
 
     /// Their turn has come, and they are about to be prepared.
@@ -400,20 +408,26 @@ impl Agent {
             return self.say(&reply, "+TERM").await;
         };
         let key = (pool.to_owned(), id);
-        if self.is_draining {
-            self.say_untouched(&key).await;
-            return self.say(&reply, "-NAK").await;
-        }
         if let Some(held) = self.held.get_mut(&key) {
             // It came again, since the server has not heard of us for a lease.
             held.reply = Some(reply);
             return;
         }
-        let (stop, stops) = watch::channel(Stops::default());
         let is_again = deliveries(&reply) > 1;
+        if self.is_draining {
+            // Of one that came again the next agent says so, whoever had it before us.
+            if !is_again {
+                self.say_untouched(&key).await;
+            }
+            return self.say(&reply, "-NAK").await;
+        }
+        let (stop, stops) = watch::channel(Stops::default());
         let is_left = self.gone.contains_key(&key.0);
         let reply = Some(reply);
         let stage = Arc::<Stage>::default();
+        if !is_again {
+            stage.note_claimed();
+        }
         let held = Held {
             reply,
             stop,
@@ -462,7 +476,8 @@ impl Agent {
                 self.say_untouched(&over.key).await;
                 (r#"-NAK {"delay": 1000000000}"#, Ok(()))
             }
-            End::Broken(error) => ("-NAK", Err(error)),
+            // Until then it counts as one that we are at.
+            End::Broken(error) => (r#"-NAK {"delay": 3000000000}"#, Err(error)),
         };
         if let Some(reply) = &held.reply {
             self.say(reply, said).await;
@@ -497,8 +512,11 @@ impl Agent {
     fn ask_submitters(&mut self) {
         self.broadcasting.retain(|_, stop| !stop.is_closed());
         let mut pools: HashMap<&String, Vec<u64>> = HashMap::new();
-        for (pool, id) in self.held.keys() {
-            pools.entry(pool).or_default().push(*id);
+        for ((pool, id), held) in &self.held {
+            let ids = pools.entry(pool).or_default();
+            if held.stage.is_claimed.load(Ordering::Relaxed) {
+                ids.push(*id);
+            }
         }
         for pool in self.broadcasting.keys() {
             pools.entry(pool).or_default();

@@ -243,6 +243,7 @@ impl Errand {
             if self.is_again && self.is_given_up().await {
                 return End::Settled;
             }
+            self.stage.note_claimed();
         }
         let mut begun = match self.begin(unpacked).await {
             Ok(Work::Begun(begun)) => begun,
@@ -329,7 +330,8 @@ impl Errand {
 
     /// Whether its submitter is gone still.
     async fn is_nobodys(&self) -> bool {
-        let word = message::pack(&Word::AtWork(vec![self.id]), &[]);
+        // That it is at this one it may say only later.
+        let word = message::pack(&Word::AtWork(Vec::new()), &[]);
         let answer = self.tell(word.into()).await;
         answer == Err(RequestErrorKind::NoResponders)
     }

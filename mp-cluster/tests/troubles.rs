@@ -502,6 +502,35 @@ fn who_asked_last_is_told_that_outcomes_are_not_there() {
     assert_eq!(job.unwrap().wait().unwrap(), 0);
 }
 
+#[test]
+fn who_is_heard_of_was_not_lost() {
+    let _watchdog = watchdog(120);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = connect(&server.url(), Duration::from_secs(60));
+    let marks = Marks::new();
+    let mut job = None;
+    with_client(&server, async |client| {
+        let submit = || job = Some(pool.submit(wait_for, (marks.path(), 0)).unwrap());
+        let (outcomes, id) = submitted(&client, submit).await;
+        let mut words = client.subscribe(outcomes.clone()).await.unwrap();
+        let is_at_it = |word: &[u8]| String::from_utf8_lossy(word).contains("AtWork");
+        while !is_at_it(&words.next().await.unwrap().payload) {}
+        // More agents than may be lost have it, one after the other.
+        for _ in 0..4 {
+            let again = pack(&format!(r#"{{"Again":{{"id":{id}}}}}"#));
+            let answer = client.request(outcomes.clone(), again.into()).await;
+            let answer = answer.unwrap().payload;
+            let unwanted: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+            assert_eq!(unwanted["messages"][0].to_string(), id);
+        }
+    });
+    marks.go();
+    assert_eq!(job.unwrap().wait().unwrap(), 0);
+}
+
 /// A program that submits what is large, and is killed; see `objects_of_a_killed_submitter_go`.
 #[test]
 fn submitter() {

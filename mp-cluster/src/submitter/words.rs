@@ -12,10 +12,14 @@ use super::State;
 use crate::blobs::{Blobs, Unavailable};
 use crate::data::{Incoming, Missing};
 use crate::fault::fault;
+use crate::link::PROGRESS;
 use crate::message::{self, MISSING, Report, Unwanted, Word};
 
 /// Agents that may be lost while they are at the same item.
 const MOST_LOST: u32 = 3;
+
+/// How long an agent is at a message without saying so again.
+const HEARD: Duration = PROGRESS.saturating_mul(2);
 
 /// Outcomes of which something was in the object store, if it could be had.
 pub(super) struct Fetched {
@@ -80,6 +84,7 @@ impl State {
             Word::Untouched { id } => {
                 if let Some(out) = self.out.get_mut(id) {
                     out.is_untouched = true;
+                    out.at_work = None;
                 }
             }
             Word::Again { id } => {
@@ -116,6 +121,10 @@ impl State {
         };
         if std::mem::take(&mut out.is_untouched) {
             return true;
+        }
+        if out.at_work.is_some_and(|said| said.elapsed() < HEARD) {
+            // Who was cut off is back, and goes on. If it is not heard of any more the message is sent again.
+            return false;
         }
         out.lost += 1;
         let lost = out.lost;
