@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::{GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{
     self, DeleteStatus, DiscardPolicy, RetentionPolicy, StorageType, Stream,
@@ -164,12 +164,7 @@ impl Link {
             Ok(Err(error)) => error,
             Err(denied) => return Err(self.denied("use the stream of tasks", &denied)),
         };
-        let is_missing = matches!(
-            error.kind(),
-            GetStreamErrorKind::JetStream(error)
-                if error.error_code() == ErrorCode::STREAM_NOT_FOUND
-        );
-        if !is_missing {
+        if !is_missing(&error) {
             return Err(self.failed("find the stream of tasks", &error));
         }
         let config = stream::Config {
@@ -274,6 +269,14 @@ impl Link {
         let text = chain(error);
         error::cluster(format!("could not {what} at {place}: {text}"))
     }
+}
+
+/// Whether there is no such stream, as the server says.
+pub(crate) fn is_missing(error: &GetStreamError) -> bool {
+    matches!(
+        error.kind(),
+        GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND
+    )
 }
 
 impl Said {

@@ -4,7 +4,7 @@
 mod support;
 
 use mp_cluster as mp;
-use support::{Server, eventually, watchdog};
+use support::{Server, eventually, length, watchdog};
 
 /// So many bytes that putting them into the store takes a while.
 const LARGE: usize = 256 << 20;
@@ -38,6 +38,23 @@ fn result_on_its_way_when_its_pool_ends_leaves_nothing() {
     eventually("it goes", || is_empty(&server));
     // The agent is free for others.
     assert_eq!(server.pool(1).apply(text, (3,)).unwrap(), "xxx");
+}
+
+#[test]
+fn server_that_comes_back_with_nothing_has_a_store_again() {
+    let _watchdog = watchdog(180);
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = server.pool(1);
+    for _ in 0..2 {
+        // As an argument, and as a result.
+        let text = pool.apply(text, (1 << 21,)).unwrap();
+        assert_eq!(pool.apply(length, (text.into_bytes(),)).unwrap(), 1 << 21);
+        server.kill();
+        server.restart_empty();
+    }
 }
 
 #[test]

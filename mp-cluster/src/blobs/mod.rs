@@ -8,10 +8,12 @@
 mod upload;
 
 use std::collections::{HashMap, VecDeque};
+use std::error::Error as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use async_nats::jetstream::object_store::{Config, ObjectStore};
+use async_nats::jetstream::context::ObjectStoreError;
+use async_nats::jetstream::object_store::{Config, Object, ObjectStore};
 use async_nats::jetstream::stream::StorageType;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -23,7 +25,7 @@ use tokio::sync::OnceCell;
 use self::upload::Gate;
 pub(crate) use self::upload::Upload;
 use crate::error;
-use crate::link::Link;
+use crate::link::{self, Link};
 use crate::message::Elsewhere;
 
 /// Bytes that are sent in the message itself.
@@ -43,7 +45,7 @@ const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 #[derive(Clone)]
 pub(crate) struct Blobs {
     link: Link,
-    store: Arc<OnceCell<ObjectStore>>,
+    store: Arc<tokio::sync::Mutex<Option<ObjectStore>>>,
     shelf: Arc<Mutex<Shelf>>,
     gate: Gate,
 }
@@ -138,7 +140,8 @@ impl Blobs {
     pub(crate) async fn put(&self, name: &str, bytes: &[u8]) -> Result<Upload, Unavailable> {
         self.store().await?;
         let pool = name.split_once('.').map_or(name, |(pool, _)| pool);
-        Upload::of(&self.link, &self.gate, pool, name, bytes).await
+        let put = Upload::of(&self.link, &self.gate, pool, name, bytes).await;
+        self.unless_gone(put).await
     }
 
     /// Gets bytes, and keeps them for the next who needs them.
@@ -153,9 +156,7 @@ impl Blobs {
 
     /// Gets bytes.
     pub(crate) async fn get(&self, blob: &Elsewhere) -> Result<Bytes, Unavailable> {
-        let store = self.store().await?;
-        let opened = store.get(&blob.name).await;
-        let mut object = opened.map_err(|error| Unavailable::new(&error))?;
+        let mut object = self.open(&blob.name).await?;
         let mut bytes = Vec::new();
         while read_more(&mut object, &mut bytes).await? {
             if bytes.len() > blob.len {
@@ -171,9 +172,7 @@ impl Blobs {
         blob: &Elsewhere,
         mut take: impl FnMut(&[u8]) -> Result<(), Unavailable>,
     ) -> Result<(), Unavailable> {
-        let store = self.store().await?;
-        let opened = store.get(&blob.name).await;
-        let mut object = opened.map_err(|error| Unavailable::new(&error))?;
+        let mut object = self.open(&blob.name).await?;
         let mut piece = Vec::with_capacity(PIECE);
         while read_more(&mut object, &mut piece).await? {
             take(&piece)?;
@@ -259,32 +258,73 @@ impl Blobs {
     pub(crate) async fn prepare(&self) -> Result<(), Error> {
         let made = self.store().await;
         made.map(drop)
-            .map_err(|Unavailable(why)| match self.link.objection() {
-                Some(said) => self.link.denied("make the object store", &said),
-                None => error::cluster(format!("the object store could not be made: {why}")),
-            })
+            .map_err(|Unavailable(why)| error::cluster(why))
     }
 
-    async fn store(&self) -> Result<&ObjectStore, Unavailable> {
+    /// Begins to read.
+    async fn open(&self, name: &str) -> Result<Object, Unavailable> {
+        let store = self.store().await?;
+        let opened = store.get(name).await;
+        let opened = opened.map_err(|error| Unavailable::new(&error));
+        self.unless_gone(opened).await
+    }
+
+    /// What came of something that was done with the store. If it did not work the store is looked for
+    /// again: a server that comes back with nothing has lost it.
+    async fn unless_gone<T>(&self, done: Result<T, Unavailable>) -> Result<T, Unavailable> {
+        if done.is_err() {
+            *self.store.lock().await = None;
+        }
+        done
+    }
+
+    async fn store(&self) -> Result<ObjectStore, Unavailable> {
+        let mut store = self.store.lock().await;
+        if let Some(store) = &*store {
+            return Ok(store.clone());
+        }
+        let found = self.link.until_denied(self.find_or_make()).await;
+        let found = found.map_err(|said| {
+            let what = "use or make the object store, which an administrator has to make first";
+            Unavailable(self.link.denied(what, &said).to_string())
+        })??;
+        Ok(store.insert(found).clone())
+    }
+
+    async fn find_or_make(&self) -> Result<ObjectStore, Unavailable> {
         let context = &self.link.context;
         let bucket = self.link.names.stream();
-        let open = || async {
-            if let Ok(store) = context.get_object_store(&bucket).await {
-                return Ok(store);
+        match context.get_object_store(&bucket).await {
+            Ok(store) => return Ok(store),
+            // One that cannot be found now may be there: to make it may be forbidden.
+            Err(error) if !is_missing(&error) => {
+                let why = error::chain(&error);
+                return Err(Unavailable(format!(
+                    "the object store could not be found: {why}"
+                )));
             }
-            let config = Config {
-                bucket: bucket.clone(),
-                description: Some("large arguments and results of mp".to_owned()),
-                max_age: MAX_AGE,
-                storage: StorageType::File,
-                num_replicas: self.link.replicas,
-                ..Config::default()
-            };
-            let made = context.create_object_store(config).await;
-            made.map_err(|error| Unavailable::new(&error))
+            Err(_) => {}
+        }
+        let config = Config {
+            bucket,
+            description: Some("large arguments and results of mp".to_owned()),
+            max_age: MAX_AGE,
+            storage: StorageType::File,
+            num_replicas: self.link.replicas,
+            ..Config::default()
         };
-        self.store.get_or_try_init(open).await
+        let made = context.create_object_store(config).await;
+        made.map_err(|error| {
+            let why = error::chain(&error);
+            Unavailable(format!("the object store could not be made: {why}"))
+        })
     }
+}
+
+/// Whether there is no store, as the server says.
+fn is_missing(error: &ObjectStoreError) -> bool {
+    let why = error.source().and_then(|why| why.downcast_ref());
+    why.is_some_and(link::is_missing)
 }
 
 /// Reads on, and whether there was more.

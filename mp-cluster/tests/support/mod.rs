@@ -137,6 +137,12 @@ impl Server {
         self.await_port();
     }
 
+    /// Starts it again, with nothing.
+    pub(crate) fn restart_empty(&mut self) {
+        std::fs::remove_dir_all(self.directory.path().join("store")).expect("it was there");
+        self.restart();
+    }
+
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
