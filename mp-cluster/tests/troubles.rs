@@ -345,6 +345,61 @@ fn what_the_object_store_does_not_take_fails() {
 }
 
 #[test]
+fn arguments_that_the_object_store_takes_in_the_end_stay_there() {
+    let _watchdog = watchdog(120);
+    let configuration = "jetstream { store_dir: $STORE, max_file_store: 8MB }";
+    let Some(server) = Server::configured(configuration) else {
+        return;
+    };
+    let agent = server.agent(1);
+    let pool = connect(&server.url(), Duration::from_secs(60));
+    agent.signal(libc::SIGTERM);
+    assert_eq!(agent.join(), Some(0));
+    let len = 3 << 20;
+    let mut job = None;
+    with_client(&server, async |client| {
+        let context = async_nats::jetstream::new(client.clone());
+        let config = async_nats::jetstream::stream::Config {
+            name: "filler".to_owned(),
+            ..Default::default()
+        };
+        context.create_stream(config).await.unwrap();
+        for _ in 0..6 {
+            let filler = vec![0; 1_000_000].into();
+            context
+                .publish("filler", filler)
+                .await
+                .unwrap()
+                .await
+                .unwrap();
+        }
+        let removed = "$JS.API.STREAM.PURGE.OBJ_mp-default";
+        let mut removed = client.subscribe(removed).await.unwrap();
+        client.flush().await.unwrap();
+        job = Some(pool.submit(length, (vec![1; len],)).unwrap());
+        let mut told = Vec::new();
+        for count in 0.. {
+            let told_now = removed.next().await.unwrap().payload;
+            let purge: serde_json::Value = serde_json::from_slice(&told_now).unwrap();
+            told.push(purge["filter"].as_str().unwrap().to_owned());
+            if count == 0 {
+                context.delete_stream("filler").await.unwrap();
+            }
+            // Pieces that come late are removed once more: then it is over.
+            let times = |what| told.iter().filter(|it| *it == what).count();
+            if told.iter().all(|what| times(what) == 2) {
+                break;
+            }
+        }
+        eventually("it is taken", || server.tasks() == 1);
+        let mut notes = told.iter().filter(|it| it.contains(".M."));
+        assert_eq!(notes.next(), None, "they may be of what was taken since");
+    });
+    let _agent = server.agent(1);
+    assert_eq!(job.unwrap().wait().unwrap(), len);
+}
+
+#[test]
 fn stream_of_that_name_that_is_not_ours() {
     let Some(server) = Server::start() else {
         return;

@@ -22,8 +22,8 @@ use ring::digest::{SHA256, digest};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OnceCell;
 
-use self::upload::Gate;
 pub(crate) use self::upload::Upload;
+use self::upload::{Gate, Name};
 use crate::error;
 use crate::link::{self, Link};
 use crate::message::Elsewhere;
@@ -129,17 +129,22 @@ impl Blobs {
         let blob = self.shelve(name, bytes.len());
         lock(stored).push((name.to_owned(), blob.clone()));
         let put = || async {
-            self.put(name, bytes).await?.keep();
+            self.upload(Name::OfContent(name), bytes).await?.keep();
             // That it is there is all that has to be known of it.
             Ok(Bytes::new())
         };
         blob.here.get_or_try_init(put).await.map(drop)
     }
 
-    /// Puts bytes into the store, where they stay for as long as what this returns.
+    /// Puts bytes into the store by a name of their own, where they stay for as long as what this returns.
     pub(crate) async fn put(&self, name: &str, bytes: &[u8]) -> Result<Upload, Unavailable> {
+        self.upload(Name::Own(name), bytes).await
+    }
+
+    async fn upload(&self, name: Name<'_>, bytes: &[u8]) -> Result<Upload, Unavailable> {
         self.store().await?;
-        let pool = name.split_once('.').map_or(name, |(pool, _)| pool);
+        let (Name::Own(text) | Name::OfContent(text)) = name;
+        let pool = text.split_once('.').map_or(text, |(pool, _)| pool);
         let put = Upload::of(&self.link, &self.gate, pool, name, bytes).await;
         self.unless_gone(put).await
     }

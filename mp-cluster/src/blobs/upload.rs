@@ -28,9 +28,18 @@ pub(super) type Gate = Arc<RwLock<bool>>;
 #[must_use]
 pub(crate) struct Upload {
     link: Link,
-    /// The subject of the note, and that of the pieces.
-    subjects: [String; 2],
+    /// The subjects of what goes with it.
+    subjects: Vec<String>,
     is_kept: bool,
+}
+
+/// What bytes are called.
+#[derive(Clone, Copy)]
+pub(super) enum Name<'a> {
+    /// By a name that nothing else has.
+    Own(&'a str),
+    /// By their content. A note of that name may be that of another upload, which has worked.
+    OfContent(&'a str),
 }
 
 impl Upload {
@@ -39,28 +48,32 @@ impl Upload {
         link: &Link,
         gate: &Gate,
         pool: &str,
-        name: &str,
+        name: Name<'_>,
         bytes: &[u8],
     ) -> Result<Self, Unavailable> {
         let bucket = link.names.stream();
         let piecemark = format!("{pool}.{}", crate::random_name());
+        let (Name::Own(text) | Name::OfContent(text)) = name;
+        let [note, pieces] = subjects(&bucket, text, &piecemark);
         let upload = Self {
             link: link.clone(),
-            subjects: subjects(&bucket, name, &piecemark),
+            subjects: match name {
+                Name::Own(_) => vec![note.clone(), pieces.clone()],
+                Name::OfContent(_) => vec![pieces.clone()],
+            },
             is_kept: false,
         };
-        let [note, pieces] = &upload.subjects;
         let mut digest = Context::new(&SHA256);
         let mut count = 0;
         for piece in bytes.chunks(PIECE) {
             digest.update(piece);
             count += 1;
             let piece = Bytes::copy_from_slice(piece);
-            upload.send(gate, pieces, HeaderMap::new(), piece).await?;
+            upload.send(gate, &pieces, HeaderMap::new(), piece).await?;
             fault!("store.piece");
         }
         let info = ObjectInfo {
-            name: name.to_owned(),
+            name: text.to_owned(),
             description: None,
             metadata: Default::default(),
             headers: None,
@@ -83,7 +96,7 @@ impl Upload {
         let mut headers = HeaderMap::new();
         // It takes the place of one before it.
         headers.insert("Nats-Rollup", "sub");
-        upload.send(gate, note, headers, info.into()).await?;
+        upload.send(gate, &note, headers, info.into()).await?;
         Ok(upload)
     }
 
