@@ -37,7 +37,7 @@ use crate::link::{Change, Link, PROGRESS};
 use crate::message::{self, Announcement, Cancelled, Presence, Unwanted, Word};
 use crate::names::Names;
 use crate::pace::Paces;
-use crate::pulls::Pulls;
+use crate::pulls::{Pulled, Pulls};
 
 /// How often it looks whether something is due.
 const TICK: Duration = Duration::from_millis(100);
@@ -78,8 +78,7 @@ struct Agent {
     pool: Arc<Pool>,
     presence: Presence,
     changes: mpsc::UnboundedReceiver<Change>,
-    /// Task messages that were pulled, and what became of pulls.
-    pulled: Subscriber,
+    /// Task messages that are pulled, and what becomes of pulls.
     pulls: Pulls,
     cancelled: Subscriber,
     roll: Subscriber,
@@ -207,8 +206,7 @@ impl Agent {
             let subscribed = link.client.subscribe(subject).await;
             subscribed.map_err(|error| error::cluster(format!("could not subscribe: {error}")))
         };
-        let inbox = link.client.new_inbox();
-        let pulled = subscribe(inbox.clone()).await?;
+        let pulls = Pulls::new(&link).await?;
         let cancelled = subscribe(link.names.cancelled()).await?;
         let roll = subscribe(link.names.roll()).await?;
         let roll_of_build = subscribe(link.names.roll_of_build()).await?;
@@ -225,7 +223,7 @@ impl Agent {
         let (restoring, restored) = mpsc::unbounded_channel();
         let blobs = Blobs::new(&link);
         Ok(Self {
-            pulls: Pulls::new(&link, inbox),
+            pulls,
             shared: Incoming::new(&blobs),
             blobs,
             paces: Paces::default(),
@@ -234,7 +232,6 @@ impl Agent {
             pool: Arc::new(pool),
             presence,
             changes,
-            pulled,
             cancelled,
             roll,
             roll_of_build,
@@ -272,7 +269,7 @@ impl Agent {
         while !(self.is_draining && self.is_idle()) {
             self.pull().await;
             tokio::select! {
-                Some(message) = self.pulled.next() => self.take(message).await,
+                Some(pulled) = self.pulls.next() => self.take(pulled).await,
                 Some(over) = self.over.recv() => {
                     if let Err(error) = self.note_over(over).await {
                         self.is_draining = true;
@@ -328,11 +325,10 @@ impl Agent {
         // Whatever is to end it: nothing is begun any more.
         self.is_draining = true;
         let until = Instant::now() + LAST_WORDS;
-        self.pulls.end(&mut self.pulled).await;
-        while let Ok(Some(message)) =
-            tokio::time::timeout_at(until.into(), self.pulled.next()).await
+        self.pulls.end().await;
+        while let Ok(Some(pulled)) = tokio::time::timeout_at(until.into(), self.pulls.next()).await
         {
-            self.take(message).await;
+            self.take(pulled).await;
         }
     }
 
@@ -396,10 +392,10 @@ impl Agent {
     }
 
     /// Takes a message that was pulled, or the news that a pull is over.
-    async fn take(&mut self, message: Message) {
-        if !self.pulls.take(&message) {
+    async fn take(&mut self, pulled: Pulled) {
+        let Some(message) = self.pulls.take(pulled) else {
             return;
-        }
+        };
         let Some(reply) = message.reply.clone() else {
             return;
         };
