@@ -224,6 +224,28 @@ fn what_runs_is_finished_though_nobody_waits_for_it() {
 }
 
 #[test]
+fn last_agent_that_is_asked_to_end_finishes_what_takes_longer_than_one_waits_for_agents() {
+    let _watchdog = watchdog(240);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let agent = server.agent(1);
+    let pool = connect(&server.url(), PATIENCE);
+    let marks = Marks::new();
+    let job = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    await_word(&server, "AtWork");
+    agent.signal(libc::SIGTERM);
+    eventually("it is not counted any more", || pool.workers() == 0);
+    let error = pool.apply(square, (3,)).unwrap_err();
+    assert!(error.to_string().contains("no worker"), "{error}");
+    assert!(!job.is_done());
+    marks.go();
+    assert_eq!(job.wait().unwrap(), 0);
+    assert_eq!(agent.join(), Some(0));
+}
+
+#[test]
 fn agent_that_was_stopped_goes_on() {
     let configuration = r#"
         jetstream { store_dir: $STORE }

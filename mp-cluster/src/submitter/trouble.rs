@@ -190,7 +190,10 @@ impl State {
                 true => "there has been no worker of this build",
                 false => "nothing has been heard of the server, nor of any worker,",
             };
-            self.give_up(patience, &format!("{whom} for {patience:?}"));
+            let why = format!("{whom} for {patience:?}");
+            // Who ends, and is not counted any more, finishes what it is at.
+            let is_over = |out: &Message| out.since.elapsed() >= patience && !out.is_at_work(now);
+            self.give_up_if(is_over, &why);
         }
     }
 
@@ -205,7 +208,11 @@ impl State {
 
     /// Fails what has been out for so long: what was called just now is waited for as well.
     fn give_up(&mut self, patience: Duration, why: &str) {
-        let old = self.out.ids(|_, out| out.since.elapsed() >= patience);
+        self.give_up_if(|out| out.since.elapsed() >= patience, why);
+    }
+
+    fn give_up_if(&mut self, is_over: impl Fn(&Message) -> bool, why: &str) {
+        let old = self.out.ids(|_, out| is_over(out));
         self.is_untidy |= !old.is_empty();
         for id in old {
             self.take_back(id);
