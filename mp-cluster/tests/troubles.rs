@@ -201,8 +201,9 @@ fn what_runs_is_finished_though_nobody_waits_for_it() {
         .chunk_size(1)
         .connect(server.connection())
         .unwrap();
-    for is_known in [false, true] {
-        let marks = Marks::new();
+    // What the agent has besides may be begun, and looks for them.
+    let marks = [Marks::new(), Marks::new()];
+    for (marks, is_known) in marks.iter().zip([false, true]) {
         let items = (0..4).map(|x| (marks.path(), x));
         let mut outcomes = pool.istarmap(wait_and_mark, items).unwrap();
         outcomes.next().unwrap().unwrap();
@@ -218,7 +219,6 @@ fn what_runs_is_finished_though_nobody_waits_for_it() {
         assert!(is_alive(worker));
         marks.go();
         eventually("it is finished", || marks.begun(101) == [worker]);
-        assert!(marks.begun(2).is_empty());
     }
     assert_eq!(pool.apply(square, (3,)).unwrap(), 9);
 }
