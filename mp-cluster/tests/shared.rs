@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use mp::named::{Barrier, Cluster};
 use mp::{Bytes, Connect, Pool, Queue, Shared};
 use mp_cluster as mp;
-use support::{Server, eventually};
+use support::{Server, eventually, watchdog};
 
 const LEN: usize = 4 << 20;
 /// What else may be on its way.
@@ -43,6 +43,42 @@ fn pool(server: &Server, workers: usize) -> Pool {
     connection.wait_for_workers(workers, std::time::Duration::from_secs(60));
     let mut builder = Pool::builder();
     builder.chunk_size(1).connect(connection).unwrap()
+}
+
+#[test]
+fn chunk_whose_data_the_object_store_has_lost_stays_whole() {
+    let _watchdog = watchdog(120);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let agent = server.agent(1);
+    let mut connection = server.connection();
+    connection.wait_for_workers(1, std::time::Duration::from_secs(60));
+    let mut builder = Pool::builder();
+    let pool = builder.chunk_size(10).connect(connection).unwrap();
+    // No other is there when the data is lost.
+    agent.signal(libc::SIGTERM);
+    assert_eq!(agent.join(), Some(0));
+    let bytes = Bytes::from_slice(&data(2)).unwrap();
+    std::thread::scope(|scope| {
+        let items = std::iter::repeat_n(bytes, 10);
+        let lengths = scope.spawn(|| pool.map(bytes_of, items).unwrap());
+        eventually("it is there", || server.tasks() == 1);
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(async {
+                let client = async_nats::connect(server.url()).await.unwrap();
+                let context = async_nats::jetstream::new(client);
+                let store = context.get_stream("OBJ_mp-default").await.unwrap();
+                store.purge().await.unwrap();
+            });
+        let before = server.last_message();
+        let _agent = server.agent(1);
+        assert_eq!(lengths.join().unwrap(), [LEN; 10]);
+        assert_eq!(server.last_message(), before, "it was not taken apart");
+    });
 }
 
 #[test]
