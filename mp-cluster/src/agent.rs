@@ -109,11 +109,10 @@ struct Agent {
     /// Whether the stream is yet to be found, after a reconnect.
     is_lost: bool,
     /// The stream, when it was found; whether it is being looked for.
-    restored: mpsc::UnboundedReceiver<Option<Stream>>,
-    restoring: mpsc::UnboundedSender<Option<Stream>>,
+    restored: mpsc::UnboundedReceiver<Option<Found>>,
+    restoring: mpsc::UnboundedSender<Option<Found>>,
     is_restoring: bool,
-    /// When the stream was made, as the server tells.
-    made: i128,
+    made: Made,
     patience: Duration,
     /// Since when there is no connection.
     away: Option<Instant>,
@@ -176,6 +175,31 @@ impl Held {
     }
 }
 
+/// When the stream and its consumer were made, as the server tells.
+#[derive(PartialEq, Eq)]
+struct Made {
+    stream: i128,
+    consumer: i128,
+}
+
+impl Made {
+    fn of(stream: &Stream, consumer: i128) -> Self {
+        Self {
+            stream: stream.cached_info().created.unix_timestamp_nanos(),
+            consumer,
+        }
+    }
+}
+
+/// The stream as it was found after a reconnect.
+struct Found {
+    made: Made,
+    /// The numbers of the last message that it was given, and of the last of those that were held when
+    /// it was asked for that.
+    last: u64,
+    last_held: u64,
+}
+
 /// What was heard of a submitter.
 enum Heard {
     /// It is there, and does not want these.
@@ -201,7 +225,7 @@ impl Agent {
         let names = Names::new(&connection.namespace, build.clone());
         let link = Link::open(connection, names, changed).await?;
         let stream = link.stream().await?;
-        link.consumer(&stream).await?;
+        let consumer = link.consumer(&stream).await?;
         let subscribe = async |subject: String| {
             let subscribed = link.client.subscribe(subject).await;
             subscribed.map_err(|error| error::cluster(format!("could not subscribe: {error}")))
@@ -250,7 +274,7 @@ impl Agent {
             restored,
             restoring,
             is_restoring: false,
-            made: stream.cached_info().created.unix_timestamp_nanos(),
+            made: Made::of(&stream, consumer),
             patience: connection.patience,
             away: None,
             health,
@@ -277,7 +301,7 @@ impl Agent {
                     }
                 }
                 Some((pool, heard)) = self.heard.recv() => self.note_heard(pool, heard),
-                Some(stream) = self.restored.recv() => self.note_restored(stream),
+                Some(found) = self.restored.recv() => self.note_restored(found),
                 Some(message) = self.cancelled.next() => self.cancel(&message),
                 Some(message) = self.roll.next() => self.answer(&message).await,
                 Some(message) = self.roll_of_build.next() => self.answer(&message).await,
@@ -690,25 +714,32 @@ impl Agent {
         }
         self.is_restoring = true;
         let (link, restoring) = (self.link.clone(), self.restoring.clone());
+        let held = self.held.values().filter_map(|held| held.reply.as_ref());
+        let last_held = held.filter_map(sequence).max().unwrap_or(0);
         tokio::spawn(async move {
             let restored = async {
                 let stream = link.stream().await?;
-                link.consumer(&stream).await?;
-                Ok::<_, Error>(stream)
+                let consumer = link.consumer(&stream).await?;
+                Ok::<_, Error>(Found {
+                    made: Made::of(&stream, consumer),
+                    last: stream.cached_info().state.last_sequence,
+                    last_held,
+                })
             };
             let _ = restoring.send(restored.await.ok());
         });
     }
 
-    fn note_restored(&mut self, stream: Option<Stream>) {
+    fn note_restored(&mut self, found: Option<Found>) {
         self.is_restoring = false;
-        let Some(stream) = stream else {
+        let Some(found) = found else {
             return;
         };
-        let made = stream.cached_info().created.unix_timestamp_nanos();
-        if made != self.made {
+        // One that was lost by one of several servers looks as if it had been made then, but counts
+        // from the beginning.
+        if found.made != self.made || found.last < found.last_held {
             // What it is at was in another, and has another's number in this one.
-            self.made = made;
+            self.made = found.made;
             for held in self.held.values_mut() {
                 held.reply = None;
             }
@@ -718,18 +749,25 @@ impl Agent {
     }
 }
 
-/// How often a message was delivered, as its reply subject tells: `$JS.ACK.stream.consumer.deliveries…`,
-/// with a domain and an account before the stream on newer servers.
+/// How often a message was delivered, as its reply subject tells.
 fn deliveries(reply: &Subject) -> u64 {
+    told_by(reply, 0).unwrap_or(1)
+}
+
+/// The number of a message in the stream, as its reply subject tells.
+fn sequence(reply: &Subject) -> Option<u64> {
+    told_by(reply, 1)
+}
+
+/// A number in the subject `$JS.ACK.stream.consumer.deliveries.sequence…`, which has a domain and an
+/// account before the stream on newer servers.
+fn told_by(reply: &Subject, place: usize) -> Option<u64> {
     let parts: Vec<_> = reply.split('.').collect();
-    let at = match parts.len() {
+    let first = match parts.len() {
         9 => 4,
         _ => 6,
     };
-    parts
-        .get(at)
-        .and_then(|part| part.parse().ok())
-        .unwrap_or(1)
+    parts.get(first + place)?.parse().ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -741,17 +779,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deliveries_are_told_by_the_reply_subject() {
+    fn deliveries_and_number_are_told_by_the_reply_subject() {
         for (reply, expected) in [
-            ("$JS.ACK.mp-default.build.3.17.5.1700000000.0", 3),
-            ("$JS.ACK._.ACCOUNT.mp-default.build.2.17.5.1700000000.0", 2),
             (
-                "$JS.ACK.hub.ACCOUNT.mp-default.build.4.17.5.1700000000.0.random",
-                4,
+                "$JS.ACK.mp-default.build.3.17.5.1700000000.0",
+                (3, Some(17)),
             ),
-            ("_INBOX.x", 1),
+            (
+                "$JS.ACK._.ACCOUNT.mp-default.build.2.18.5.1700000000.0",
+                (2, Some(18)),
+            ),
+            (
+                "$JS.ACK.hub.ACCOUNT.mp-default.build.4.19.5.1700000000.0.random",
+                (4, Some(19)),
+            ),
+            ("_INBOX.x", (1, None)),
         ] {
-            assert_eq!(deliveries(&Subject::from(reply)), expected, "{reply}");
+            let reply = Subject::from(reply);
+            assert_eq!((deliveries(&reply), sequence(&reply)), expected, "{reply}");
         }
     }
 }

@@ -203,8 +203,9 @@ impl Link {
         Err(error::cluster(text))
     }
 
-    /// Finds the consumer of this build, or makes it.
-    pub(crate) async fn consumer(&self, stream: &Stream) -> Result<(), Error> {
+    /// Finds the consumer of this build, or makes it; when it was made, in nanoseconds as the server
+    /// tells.
+    pub(crate) async fn consumer(&self, stream: &Stream) -> Result<i128, Error> {
         let config = pull::Config {
             durable_name: Some(self.names.consumer()),
             filter_subject: self.names.tasks_of_build(),
@@ -218,7 +219,7 @@ impl Link {
             ..pull::Config::default()
         };
         match self.until_denied(stream.create_consumer(config)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(made)) => Ok(made.cached_info().created.unix_timestamp_nanos()),
             Ok(Err(error)) => Err(self.failed("make the consumer of tasks", &error)),
             Err(denied) => Err(self.denied("make the consumer of tasks", &denied)),
         }
