@@ -38,12 +38,12 @@ pub(crate) fn later(_header: &str, _passed: u32) -> Option<String> {
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Wanted;
+pub(crate) struct Wanted {}
 
 impl Wanted {
     #[inline]
     pub(crate) fn now() -> Self {
-        Self
+        Self {}
     }
 }
 
