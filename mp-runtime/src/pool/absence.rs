@@ -136,7 +136,10 @@ impl Jobs {
             return false;
         };
         self.loose.push(cut_off.index);
-        pool.offer(cut_off.index, cut_off.first, 0);
+        if !pool.offer(cut_off.index, cut_off.first, 0) {
+            // Whoever was to tell of it may be stopped, and the caller is not there to look again.
+            pool.memory.pass_on();
+        }
         self.cut_off.push(cut_off);
         true
     }

@@ -316,7 +316,7 @@ impl Attendant {
         loop {
             let (job, mut running) = match self.next_job(&pool) {
                 Ok(claimed) => claimed,
-                Err(leave) => return Ok(leave),
+                Err(leave) => return leave.ok_or(Broken::Gone),
             };
             let first = job.first.load(Ordering::Relaxed);
             let began = sys::clock::now();
@@ -354,8 +354,9 @@ impl Attendant {
         }
     }
 
-    /// Claims a job, waiting for one; or why the worker is to end.
-    fn next_job<'a>(&mut self, pool: &'a Inner) -> Result<(&'a Job, Running), Leave> {
+    /// Claims a job, waiting for one; or why the worker is to end, which is nothing if it has ended of
+    /// itself.
+    fn next_job<'a>(&mut self, pool: &'a Inner) -> Result<(&'a Job, Running), Option<Leave>> {
         let memory = &pool.memory;
         let header = memory.header();
         let idle_until = Deadline::after(self.idle_timeout);
@@ -364,11 +365,15 @@ impl Attendant {
             let ticket = memory.work_bell().listen();
             // Acquire: pairs with the Release of who sets the flags.
             let flags = header.flags.load(Ordering::Acquire);
-            if flags & (STOPPED | DRAINING) != 0 || self.attendance.is_ending() {
-                return Err(Leave::Over);
+            if flags & (STOPPED | DRAINING) != 0 {
+                return Err(Some(Leave::Over));
             }
             if self.seat().is_dismissed(self.worker) {
-                return Err(Leave::Dismissed);
+                return Err(Some(Leave::Dismissed));
+            }
+            let is_over = flags & CLOSED != 0 && header.calls.load(Ordering::Acquire) == 0;
+            if self.attendance.is_ending() {
+                return Err(is_over.then_some(Leave::Over));
             }
             if let Some(claimed) = memory.claim_next(self.worker, Choice::Any, &mut self.letters) {
                 if has_slept {
@@ -378,11 +383,11 @@ impl Attendant {
             }
             // A job that comes after this look is seen by the parent when the worker is gone.
             if idle_until.has_passed() {
-                return Err(Leave::Idle);
+                return Err(Some(Leave::Idle));
             }
             // Whoever changes either rings the bell afterwards.
-            if flags & CLOSED != 0 && header.calls.load(Ordering::Acquire) == 0 {
-                return Err(Leave::Over);
+            if is_over {
+                return Err(Some(Leave::Over));
             }
             if memory.has_work_still(Choice::Any) {
                 continue;

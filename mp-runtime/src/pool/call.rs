@@ -15,7 +15,6 @@ use super::chunk::{MAX_BYTES, Sizer};
 use super::failure;
 use super::inner::{Inner, Stop};
 use super::job::{Early, Job, Outlook, Progress, SPARE_JOBS};
-use super::region::Side;
 use super::retries::Retries;
 use super::source::{Source, Written};
 use super::stats::Tally;
@@ -384,6 +383,10 @@ impl<'p, R: Transfer> Call<'p, R> {
                 return State::Over;
             }
             if self.delivered > before || patience == Patience::None {
+                if is_bounded && self.untold.is_some() {
+                    // The reader may not be back for a long time.
+                    self.tell();
+                }
                 return State::UnderWay;
             }
             if !harvested && (is_blocked || !self.has_room(is_bounded)) {
@@ -403,9 +406,17 @@ impl<'p, R: Transfer> Call<'p, R> {
         sink: &mut impl FnMut(Result<R, TaskError>),
     ) -> bool {
         while self.has_room(is_bounded) {
+            if self.untold.is_some() && source.left().is_none() {
+                // Nobody knows how long the input takes, nor what it waits for.
+                self.tell();
+            }
             match self.fill(source, is_bounded) {
                 Filled::Something => {}
-                Filled::Blocked => return true,
+                Filled::Blocked => {
+                    // What has failed before it was put out has no job that would be looked at.
+                    self.deliver_front(sink);
+                    return true;
+                }
                 Filled::Exhausted => self.is_exhausted = true,
             }
         }
@@ -768,8 +779,10 @@ impl<'p, R: Transfer> Call<'p, R> {
     /// Wakes a worker for jobs of which another was to tell that has not come.
     #[cold]
     fn tell(&mut self) {
-        let is_queued = self.pool.memory.pass_on();
-        self.untold = is_queued.then(|| Deadline::after(UNTOLD));
+        let memory = &self.pool.memory;
+        // Who goes to sleep later looks first.
+        let is_left = memory.pass_on() && memory.work_bell().is_awaited();
+        self.untold = is_left.then(|| Deadline::after(UNTOLD));
     }
 
     /// Notes that the next item has failed before it could be put out.
@@ -937,9 +950,7 @@ impl<'p, R: Transfer> Call<'p, R> {
             tally.done += others;
             tally
         } else {
-            let bytes = pool
-                .memory
-                .bytes_of(index, Side::Results, &job.result, usize::MAX);
+            let bytes = pool.results_of(index);
             self.read_results(at, bytes, first..done, worker, sink)
         };
         self.count(at, index, tally, claimed > first, is_done);
@@ -1081,6 +1092,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         chunk.retried = Some(again);
         let job = self.pool.memory.job(index);
         job.set_count(again.item + 1);
+        job.offered.store(sys::clock::now(), Ordering::Relaxed);
         fault!("pool.retrying");
         self.offer(index, again.item, 0);
     }

@@ -513,15 +513,26 @@ impl Inner {
         self.release_job(index);
     }
 
+    /// The bytes of the results of a job that is over.
+    pub(super) fn results_of(&self, index: u32) -> Option<&[u8]> {
+        let result = &self.memory.job(index).result;
+        // Workers without this memory write into no slip: where their results did not fit there are none.
+        match self.settings.is_isolated || self.remote.is_some() {
+            true => self
+                .memory
+                .bytes(result.load(Ordering::Acquire), usize::MAX),
+            false => self
+                .memory
+                .bytes_of(index, Side::Results, result, usize::MAX),
+        }
+    }
+
     /// Lets go of the handles in the results of a job that is over.
     fn discard_results(&self, job: &Job) {
         let first = job.first.load(Ordering::Relaxed);
         let done = job.progress().done;
         let index = self.memory.index_of(job);
-        let results = &job.result;
-        let bytes = self
-            .memory
-            .bytes_of(index, Side::Results, results, usize::MAX);
+        let bytes = self.results_of(index);
         let mut records = bytes
             .and_then(|bytes| bytes.get(wire::RECORDS..))
             .unwrap_or(&[]);

@@ -287,8 +287,12 @@ impl Inner {
             Err(_) => self.unseen(&mut crew),
         };
         drop(crew);
-        for who in unseen {
-            self.settle_jobs(&who, &Ended::killed_unseen());
+        if result.is_err() {
+            for who in unseen {
+                self.settle_jobs(&who, &Ended::killed_unseen());
+            }
+            // One that had claimed nothing may have taken a wake-up.
+            self.memory.ring_workers();
         }
         for running in fresh {
             self.tell(|| PoolEvent::WorkerStarted {

@@ -219,6 +219,8 @@ impl<'a> Worker<'a> {
             if now != flags || memory.has_work_still(choice) || is_asked {
                 continue;
             }
+            // One that is not ripe may have come into sight with that look.
+            let ripens_in = ripens_in.or_else(|| memory.ripens_in());
             // Whoever changes any of it rings the bell afterwards.
             if !self.must_stay(flags) {
                 return Err(Leave::Over);

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, TryLockError};
+use std::time::Duration;
 
 use super::fork_server::{Life, Server};
 use super::launcher;
@@ -197,7 +198,12 @@ impl Life {
             // Whoever starts a child finds it dead.
             Err(TryLockError::WouldBlock) => return,
         };
-        if let Some(socket) = &copies.ahead {
+        // Another may wait by now in the place of the one that has died.
+        let has_died = |socket: &&OwnedFd| {
+            let socket = [socket.as_fd()];
+            sys::fd::wait_readable(&socket, Some(Duration::ZERO)).unwrap_or(false)
+        };
+        if let Some(socket) = copies.ahead.as_ref().filter(has_died) {
             supervisor::leave_copy(socket.as_fd());
             // Zero says so to the next start, which still has the server's answer to take.
             match copies.last_pid().swap(0, Ordering::AcqRel) {

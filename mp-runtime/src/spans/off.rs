@@ -28,7 +28,7 @@ impl Call {
 
     #[inline]
     pub(crate) fn wanted(&self) -> Wanted {
-        Wanted
+        Wanted {}
     }
 }
 
