@@ -134,6 +134,7 @@ pub(crate) fn start(
         let text = "this process is exiting, and starts no more processes";
         return Err(Error::new(ErrorKind::Other, text));
     }
+    let _starting = spans::starting();
     let numbers = identity::numbers(NUMBER.fetch_add(1, Ordering::Relaxed) + 1);
     let name = settings
         .name

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tracing::field::{self, DisplayValue};
@@ -18,6 +19,9 @@ use crate::sys;
 
 /// Packets of one child that are taken before the others get their turn.
 const MOST_PACKETS: usize = 1024;
+/// Rounds for which events of calls that nobody has told of are held. After that they are told in the
+/// outermost call.
+const MOST_HELD: u32 = 3;
 
 /// The way to the thread.
 struct Collector {
@@ -52,8 +56,11 @@ struct Child {
     socket: OwnedFd,
 }
 
+static COLLECTOR: OnceLock<Option<Collector>> = OnceLock::new();
+/// Children that are being started, and may log before they are in the inbox.
+static STARTING: AtomicUsize = AtomicUsize::new(0);
+
 fn collector() -> Option<&'static Collector> {
-    static COLLECTOR: OnceLock<Option<Collector>> = OnceLock::new();
     let collector = COLLECTOR.get_or_init(|| {
         Some(Collector {
             inbox: Mutex::default(),
@@ -73,6 +80,25 @@ impl Collector {
     fn put(&self, put: impl FnOnce(&mut Inbox)) {
         put(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
         let _ = sys::fd::count_event(&self.counter);
+    }
+}
+
+/// A child is being started, until this is dropped.
+pub(crate) struct Starting(());
+
+/// Notes that a child is about to be started, and will be [watched](watch) if it is.
+pub(crate) fn starting() -> Starting {
+    STARTING.fetch_add(1, Ordering::SeqCst);
+    Starting(())
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        STARTING.fetch_sub(1, Ordering::SeqCst);
+        // What is over waits for it.
+        if let Some(Some(collector)) = COLLECTOR.get() {
+            let _ = sys::fd::count_event(&collector.counter);
+        }
     }
 }
 
@@ -125,8 +151,14 @@ fn run(collector: &'static Collector) {
     // What was over in the last round. What its workers had logged was there before that was said, but
     // perhaps not when their sockets were looked at.
     let mut over = Vec::new();
+    // What is of calls that are not known, and for how many rounds there has been such. Who made such a
+    // call had told of it before, but its socket was looked at before that, or is not even known.
+    let mut held = Round::default();
+    let mut rounds_held = 0;
     loop {
         sys::fd::clear_events(&collector.counter);
+        // SeqCst: before the inbox is looked at; who has logged by now is in there, or is counted.
+        let is_complete = STARTING.load(Ordering::SeqCst) == 0;
         let inbox = {
             let mut inbox = collector
                 .inbox
@@ -135,7 +167,7 @@ fn run(collector: &'static Collector) {
             std::mem::take(&mut *inbox)
         };
         children.extend(inbox.children);
-        let mut round = Round::default();
+        let mut round = std::mem::take(&mut held);
         let over_before = std::mem::take(&mut over);
         children.retain(|child| {
             let packets = child.running.take_events(MOST_PACKETS);
@@ -151,17 +183,29 @@ fn run(collector: &'static Collector) {
             over.push(Over::Process(who.pid));
         }
         over.append(&mut round.over);
-        round.begin_calls();
-        round.tell(&mut sites);
-        over_before.into_iter().for_each(Over::settle);
+        round.begin_calls(false);
+        let holds = round.has_unknown_calls() && (rounds_held < MOST_HELD || !is_complete);
+        if holds {
+            rounds_held += 1;
+            held = round;
+        } else {
+            rounds_held = 0;
+            round.begin_calls(true);
+            round.tell(&mut sites);
+        }
+        match is_complete && !holds {
+            true => over_before.into_iter().for_each(Over::settle),
+            // One that is being started may have logged of it.
+            false => over.extend(over_before),
+        }
         // Their events were there when they were over, and so were taken since. But calls within them may
         // not be over yet.
         let retired = inbox.retired.into_iter().map(Over::Call);
-        match over.is_empty() {
+        match over.is_empty() && !holds {
             true => retired.for_each(Over::settle),
             false => over.extend(retired),
         }
-        if !over.is_empty() {
+        if (!over.is_empty() || holds) && is_complete {
             continue;
         }
         let sockets = children.iter().map(|child| child.socket.as_fd());
@@ -214,16 +258,29 @@ impl Round {
         }
     }
 
-    /// Begins calls, each after the one around it.
-    fn begin_calls(&mut self) {
-        while !self.begun.is_empty() {
-            let is_next = |(_, begun): &(Who, Begun)| call::origin(begun.outer).is_some();
-            let next = self.begun.iter().position(is_next).unwrap_or(0);
+    /// Begins calls, each after the one around it; `all` also those around which none is known.
+    fn begin_calls(&mut self, all: bool) {
+        let is_next = |(_, begun): &(Who, Begun)| call::origin(begun.outer).is_some();
+        loop {
+            let next = self.begun.iter().position(is_next);
+            let Some(next) = next.or((all && !self.begun.is_empty()).then_some(0)) else {
+                break;
+            };
             let (who, begun) = self.begun.remove(next);
             let _ = catch_unwind(AssertUnwindSafe(|| {
                 call::begin_told(&begun, who.pid, &who.name);
             }));
         }
+    }
+
+    /// Whether there are events of calls that nobody has told of, or calls within such.
+    fn has_unknown_calls(&self) -> bool {
+        let mut events = self.events.iter();
+        !self.begun.is_empty()
+            || events.any(|(_, record)| match record {
+                Record::Event(event) => event.call != 0 && call::origin(event.call).is_none(),
+                _ => false,
+            })
     }
 
     fn tell(self, sites: &mut Sites) {

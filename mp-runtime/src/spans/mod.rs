@@ -38,13 +38,13 @@ mod site;
 
 #[cfg(not(feature = "tracing"))]
 pub(crate) use self::off::{
-    Call, Wanted, begin_item, begin_job, end_item, install, keep, later, prepare, until_installed,
-    watch,
+    Call, Wanted, begin_item, begin_job, end_item, install, keep, later, prepare, starting,
+    until_installed, watch,
 };
 #[cfg(feature = "tracing")]
 pub(crate) use self::{
     call::{Call, Wanted, later},
-    collector::{keep, watch},
+    collector::{keep, starting, watch},
     forwarder::{begin_item, begin_job, end_item, install, prepare, until_installed},
 };
 

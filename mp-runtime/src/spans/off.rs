@@ -47,6 +47,13 @@ impl Wanted {
     }
 }
 
+pub(crate) struct Starting {}
+
+#[inline]
+pub(crate) fn starting() -> Starting {
+    Starting {}
+}
+
 #[inline]
 pub(crate) fn watch(_child: &Arc<Running>) {}
 
