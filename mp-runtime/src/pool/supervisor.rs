@@ -289,7 +289,7 @@ impl Inner {
         drop(crew);
         if result.is_err() {
             for who in unseen {
-                self.settle_jobs(&who, &Ended::killed_unseen());
+                self.settle_jobs(&who, &Ended::KILLED_UNSEEN);
             }
             // One that had claimed nothing may have taken a wake-up.
             self.memory.ring_workers();

@@ -124,24 +124,6 @@ pub(crate) struct Ended {
     pub(crate) out_of_memory: bool,
 }
 
-impl Ended {
-    /// How one ended that could not be watched, and was killed for it.
-    pub(crate) fn killed_unseen() -> Self {
-        Self {
-            status: Status::Signaled {
-                signal: sys::signal::KILL,
-                core: false,
-            },
-            has_begun: true,
-            refused: None,
-            outcome: None,
-            parcel: None,
-            stderr_tail: None,
-            out_of_memory: false,
-        }
-    }
-}
-
 /// Who sees to what a child leaves. None of it is user code.
 pub(crate) trait Heir {
     /// Looks at what the next process in the child's slot would overwrite. The child has ended; what is
@@ -161,6 +143,15 @@ impl Ended {
         parcel: None,
         stderr_tail: None,
         out_of_memory: false,
+    };
+
+    /// How one ended that could not be watched, and was killed for it.
+    pub(crate) const KILLED_UNSEEN: Self = Self {
+        status: Status::Signaled {
+            signal: sys::signal::KILL,
+            core: false,
+        },
+        ..Self::UNKNOWN
     };
 
     /// Frees the result.
