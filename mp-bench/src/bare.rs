@@ -20,6 +20,14 @@ pub(crate) enum End {
     AsPrograms,
 }
 
+/// What a copy does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copy {
+    pub(crate) end: End,
+    /// Page faults that it takes before: it reads so many pages of code.
+    pub(crate) faults: u16,
+}
+
 /// A server, which ends when this is dropped.
 pub(crate) struct ForkServer {
     socket: UnixStream,
@@ -37,8 +45,9 @@ impl ForkServer {
     }
 
     /// Has a process made that exits with `code`, and waits for its end.
-    pub(crate) fn fork_and_wait(&mut self, code: u8, end: End) -> io::Result<ExitStatus> {
-        self.socket.write_all(&[code, end as u8])?;
+    pub(crate) fn fork_and_wait(&mut self, code: u8, copy: Copy) -> io::Result<ExitStatus> {
+        let [low, high] = copy.faults.to_ne_bytes();
+        self.socket.write_all(&[code, copy.end as u8, low, high])?;
         let mut pid = [0; 4];
         self.socket.read_exact(&mut pid)?;
         let mut status = 0;
@@ -60,22 +69,57 @@ impl Drop for ForkServer {
 /// Serves until nobody is there any more.
 pub(crate) fn serve() -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut order = [0; 2];
+    let windows = code_windows()?;
+    let mut order = [0; 4];
     loop {
         match socket.read_exact(&mut order) {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
             result => result?,
         }
+        let [code, end, low, high] = order;
+        let faults = u16::from_ne_bytes([low, high]);
         let flags = libc::CLONE_PARENT | libc::SIGCHLD;
         // SAFETY: as fork, in a process with one thread; without pointers, the copy goes on here.
         let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
         match libc::pid_t::try_from(pid) {
-            // SAFETY: has no preconditions.
-            Ok(0) if order[1] == End::Now as u8 => unsafe { libc::_exit(order[0].into()) },
-            // SAFETY: there is one thread, which exits once.
-            Ok(0) => unsafe { libc::exit(order[0].into()) },
+            Ok(0) => {
+                windows.iter().take(faults.into()).for_each(|&it| touch(it));
+                match end == End::Now as u8 {
+                    // SAFETY: has no preconditions.
+                    true => unsafe { libc::_exit(code.into()) },
+                    // SAFETY: there is one thread, which exits once.
+                    false => unsafe { libc::exit(code.into()) },
+                }
+            }
             Ok(pid) if pid > 0 => socket.write_all(&pid.to_ne_bytes())?,
             _ => return Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Addresses in the code of this process of which each costs a fresh copy a page fault.
+fn code_windows() -> io::Result<Vec<usize>> {
+    /// The kernel maps what lies around an address as well, as far as the next multiples of this.
+    const AROUND: usize = 64 << 10;
+    let mut windows = Vec::new();
+    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
+        let parts: Vec<_> = line.split_whitespace().collect();
+        // Without a file's name it is the kernel's own.
+        let &[range, "r-xp", _, _, _, file] = &parts[..] else {
+            continue;
+        };
+        let bounds = range.split('-').map(|it| usize::from_str_radix(it, 16));
+        if let [Ok(from), Ok(to)] = bounds.collect::<Vec<_>>()[..]
+            && file.starts_with('/')
+        {
+            windows.push(from);
+            windows.extend((from.next_multiple_of(AROUND)..to).step_by(AROUND));
+        }
+    }
+    Ok(windows)
+}
+
+fn touch(address: usize) {
+    // SAFETY: lies in code of this process, which stays mapped, and which nobody writes.
+    unsafe { std::ptr::with_exposed_provenance::<u8>(address).read_volatile() };
 }

@@ -1,6 +1,6 @@
 //! What the kernel counts of a process.
 
-use std::fs;
+use std::{fs, io, mem};
 
 use anyhow::Context;
 
@@ -21,7 +21,7 @@ pub(crate) fn peak_kib() -> anyhow::Result<u64> {
 }
 
 /// Forgets the peak.
-pub(crate) fn reset_peak() -> std::io::Result<()> {
+pub(crate) fn reset_peak() -> io::Result<()> {
     fs::write("/proc/self/clear_refs", "5")
 }
 
@@ -38,6 +38,17 @@ pub(crate) fn switches(pid: u32) -> anyhow::Result<u64> {
         }
     }
     Ok(sum)
+}
+
+/// How many page faults all children together took that have ended.
+pub(crate) fn faults_of_children() -> io::Result<u64> {
+    // SAFETY: numbers, of which zero is one.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: points to what it writes.
+    match unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage) } {
+        0 => Ok(usage.ru_minflt as u64),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn number_after(text: &str, name: &str) -> Option<u64> {

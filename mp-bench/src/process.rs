@@ -6,10 +6,10 @@ use std::process::{Command, ExitStatus};
 use anyhow::ensure;
 use mp::{Process, StartMethod};
 
-use crate::bare::{End, ForkServer};
+use crate::bare::{Copy, End, ForkServer};
 use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::report::thousands;
-use crate::{Plan, procs};
+use crate::{Plan, proc_fs, procs};
 
 /// The argument with which this program ends at once.
 const NO_OP: &str = "--no-op-for-comparison";
@@ -75,13 +75,28 @@ pub(crate) fn by_fork_server(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     enter_programs(&mut race, plan, StartMethod::ForkServer)?;
     race.target(Target::Ratio(0.3));
     let count = plan.count(20, 2);
-    for (name, end) in [
-        ("a bare fork, asked for by a socket", End::Now),
-        ("the same, which ends as a program does", End::AsPrograms),
+    let mut server = ForkServer::start()?;
+    let bare = |end, faults| Copy { end, faults };
+    let least = faults_of_one(count, || {
+        wait_for_each(count, || {
+            server.fork_and_wait(NO_OP_EXIT_CODE, bare(End::AsPrograms, 0))
+        })
+    })?;
+    let own = faults_of_one(count, || start_and_join(count, StartMethod::ForkServer))?;
+    for (name, copy) in [
+        ("a bare fork, asked for by a socket", bare(End::Now, 0)),
+        (
+            "the same, which ends as a program does",
+            bare(End::AsPrograms, 0),
+        ),
+        (
+            "the same, with as many page faults as mp Process",
+            bare(End::AsPrograms, own.saturating_sub(least)),
+        ),
     ] {
         let mut server = ForkServer::start()?;
         race.enter(name, move || {
-            wait_for_each(count, || server.fork_and_wait(NO_OP_EXIT_CODE, end))
+            wait_for_each(count, || server.fork_and_wait(NO_OP_EXIT_CODE, copy))
         });
     }
     if let Some(python) = &plan.python {
@@ -92,6 +107,14 @@ pub(crate) fn by_fork_server(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         });
     }
     Ok(vec![race.run(plan)?])
+}
+
+/// How many page faults one of `count` children takes, which `run` starts and whose ends it waits for.
+fn faults_of_one(count: u64, run: impl FnOnce() -> anyhow::Result<Sample>) -> anyhow::Result<u16> {
+    let before = proc_fs::faults_of_children()?;
+    run()?;
+    let faults = proc_fs::faults_of_children()? - before;
+    Ok(u16::try_from(faults / count)?)
 }
 
 /// The parent has touched so much that copying its page tables would show.
