@@ -118,7 +118,7 @@ pub(super) fn maker_of(socket: RawFd) -> io::Result<u32> {
 pub(crate) fn has_bytes(socket: BorrowedFd<'_>) -> Option<bool> {
     let mut byte = 0_u8;
     // SAFETY: there is room for one byte.
-    let seen = retry(|| unsafe {
+    let seen = past_reset(|| unsafe {
         libc::recv(
             socket.as_raw_fd(),
             ptr::from_mut(&mut byte).cast(),
@@ -163,10 +163,19 @@ pub(crate) fn send_now(socket: RawFd, packet: &[u8]) -> bool {
     sent.is_ok()
 }
 
+/// As `retry`, for taking packets. That the other end was closed with something unread in it is an
+/// error which comes once, and ahead of the packets that it has sent before.
+fn past_reset(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<libc::ssize_t> {
+    match retry(&mut call) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => retry(call),
+        result => result,
+    }
+}
+
 /// Takes a packet of at most as many bytes as there is room for, if one has arrived; none is the end.
 pub(crate) fn receive_now(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
     // SAFETY: `room` is there to write to.
-    let received = retry(|| unsafe {
+    let received = past_reset(|| unsafe {
         libc::recv(
             socket.as_raw_fd(),
             room.as_mut_ptr().cast(),
@@ -299,6 +308,23 @@ mod tests {
         assert_eq!(receive_now(one.as_fd(), &mut room).unwrap(), 8);
         assert_eq!(&room, b"words, t");
         assert_eq!(receive_now(one.as_fd(), &mut room).unwrap(), 0);
+    }
+
+    #[test]
+    fn last_words_are_heard_of_one_who_did_not_listen() {
+        for is_looked_for in [true, false] {
+            let (one, two) = super::super::packet::packet_pair().unwrap();
+            send_all(one.as_fd(), b"order").unwrap();
+            send_all(two.as_fd(), b"why").unwrap();
+            drop(two);
+            if is_looked_for {
+                assert_eq!(has_bytes(one.as_fd()), Some(true));
+            }
+            let mut room = [0; 8];
+            assert_eq!(receive_now(one.as_fd(), &mut room).unwrap(), 3);
+            assert_eq!(receive_now(one.as_fd(), &mut room).unwrap(), 0);
+            assert_eq!(has_bytes(one.as_fd()), None);
+        }
     }
 
     #[test]
