@@ -51,6 +51,7 @@ pub(crate) fn there_and_back(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         check(items, &results)?;
         Ok(sample)
     });
+    race.limit();
 
     let mut copies = Copies::new(size as usize);
     race.enter("the four copies alone, by threads", move || {
@@ -205,6 +206,7 @@ pub(crate) fn numbers(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         ensure!(is_right(&results), "numbers came back wrong");
         Ok(sample)
     });
+    race.limit();
     Ok(vec![race.run(plan)?])
 }
 

@@ -153,6 +153,7 @@ fn race(
                 let _kept = &file;
                 partner.measure(count)
             });
+            race.limit();
         }
 
         let mut futex = Futex::start(&there)?;

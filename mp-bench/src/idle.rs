@@ -25,6 +25,7 @@ pub(crate) fn memory(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     });
     race.target(Target::AtMost(200.0));
     race.enter("this program, executed and asleep", bare_process);
+    race.limit();
     race.enter("procspawn Pool", || {
         let pool = procspawn::Pool::new(1)?;
         let id = pool.spawn((), |()| std::process::id()).join()?;

@@ -62,6 +62,7 @@ pub(crate) fn uncontended(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         check(count, total)?;
         Ok(sample)
     });
+    race.limit();
 
     if let Some(python) = &plan.python {
         let mut peer = python.start("lock", &[])?;

@@ -44,6 +44,7 @@ pub(crate) fn tiny_items(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         check(items, &results?)?;
         Ok(sample)
     });
+    race.limit();
     let threads = rayon::ThreadPoolBuilder::new()
         .num_threads(WORKERS)
         .build()?;
@@ -203,6 +204,7 @@ pub(crate) fn texts(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         race.target(Target::Ratio(1.0 / 8.0));
     }
     race.enter("the transport alone, nobody watching", transport);
+    race.limit();
     Ok(vec![race.run(plan)?])
 }
 

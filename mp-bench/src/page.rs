@@ -33,7 +33,15 @@ pub(crate) fn write(report: &Report) -> anyhow::Result<String> {
         escape(&report.circumstances())
     )?;
     if let Some(verdict) = report.verdict() {
-        writeln!(page, "<p>{}</p>", escape(&verdict))?;
+        for part in verdict.split("\n\n") {
+            match part.strip_prefix("- ") {
+                None => writeln!(page, "<p>{}</p>", escape(part))?,
+                Some(items) => {
+                    let items = escape(items).replace("\n- ", "</li><li>");
+                    writeln!(page, "<ul><li>{items}</li></ul>")?;
+                }
+            }
+        }
     }
     for subject in &report.subjects {
         let better = if subject.unit.is_rate() {

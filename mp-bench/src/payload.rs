@@ -39,6 +39,7 @@ pub(crate) fn one_to_one(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     let mut threads = ThreadConsumer::start();
     race.enter("crossbeam-channel threads", move || threads.measure(count));
     race.enter("a bare ring of two threads", move || measure_ring(count));
+    race.limit();
     let mut ipc = BytesConsumer::start()?;
     race.enter("ipc-channel", move || ipc.measure(count));
     if let Some(python) = &plan.python {

@@ -99,6 +99,7 @@ pub(crate) fn by_fork_server(plan: &Plan) -> anyhow::Result<Vec<Results>> {
             wait_for_each(count, || server.fork_and_wait(NO_OP_EXIT_CODE, copy))
         });
     }
+    race.limit();
     if let Some(python) = &plan.python {
         let mut peer = python.start("process", &[1])?;
         let count = plan.count(5, 1);

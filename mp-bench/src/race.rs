@@ -116,6 +116,7 @@ pub(crate) struct Race<'a> {
 struct Entrant<'a> {
     name: String,
     target: Option<Target>,
+    is_limit: bool,
     measure: Box<dyn FnMut() -> anyhow::Result<Sample> + 'a>,
 }
 
@@ -139,6 +140,7 @@ impl<'a> Race<'a> {
         self.entrants.push(Entrant {
             name: name.into(),
             target: None,
+            is_limit: false,
             measure: Box::new(measure),
         });
     }
@@ -147,6 +149,14 @@ impl<'a> Race<'a> {
     pub(crate) fn target(&mut self, target: Target) {
         if let Some(last) = self.entrants.last_mut() {
             last.target = Some(target);
+        }
+    }
+
+    /// Says that the entrant that was added last is the least that the work costs on this machine, so that
+    /// a target which it does not reach either is out of reach here.
+    pub(crate) fn limit(&mut self) {
+        if let Some(last) = self.entrants.last_mut() {
+            last.is_limit = true;
         }
     }
 
@@ -166,6 +176,7 @@ impl<'a> Race<'a> {
             .map(|entrant| Times {
                 name: entrant.name.clone(),
                 target: entrant.target,
+                is_limit: entrant.is_limit,
                 samples: Vec::with_capacity(rounds),
             })
             .collect();
@@ -208,5 +219,6 @@ pub(crate) struct Results {
 pub(crate) struct Times {
     pub(crate) name: String,
     pub(crate) target: Option<Target>,
+    pub(crate) is_limit: bool,
     pub(crate) samples: Vec<f64>,
 }

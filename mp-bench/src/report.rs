@@ -67,24 +67,74 @@ impl Report {
         out
     }
 
-    /// How many targets were met, and which were not; `None` where that would say nothing.
+    /// How many targets were met, which were not, and which of those the machine's own limit does not
+    /// reach either; `None` where that would say nothing.
     pub(crate) fn verdict(&self) -> Option<String> {
         let all = self.subjects.iter().flat_map(|subject| {
-            let entrants = subject.entrants.iter().enumerate();
-            entrants.filter_map(move |(row, _)| Some((subject, row, subject.is_met(row)?)))
+            let rows = 0..subject.entrants.len();
+            rows.filter_map(move |row| Some((subject, row, subject.verdict(row)?)))
         });
-        let (met, missed): (Vec<_>, Vec<_>) = all.partition(|&(_, _, is_met)| is_met);
+        let (met, missed): (Vec<_>, Vec<_>) =
+            all.partition(|(_, _, verdict)| matches!(verdict, Verdict::Met));
         let count = met.len() + missed.len();
         if count == 0 || self.is_quick {
             return None;
         }
-        let mut text = format!("{} of {count} targets are met", met.len());
-        for (place, (subject, row, _)) in missed.iter().enumerate() {
-            text.push_str(if place == 0 { "; not " } else { ", nor " });
-            let _ = write!(text, "“{}: {}”", subject.title, subject.entrants[*row].name);
+        let mut text = format!("{} of {count} targets are met.", met.len());
+        let (beyond, within): (Vec<_>, Vec<_>) = missed
+            .iter()
+            .partition(|(_, _, verdict)| matches!(verdict, Verdict::OutOfReach { .. }));
+        for (intro, rows) in [
+            ("\n\nNot met:", within),
+            (
+                "\n\nNot met, and the machine's own limit does not reach it here:",
+                beyond,
+            ),
+        ] {
+            if !rows.is_empty() {
+                text.push_str(intro);
+                text.push('\n');
+            }
+            for (subject, row, verdict) in rows {
+                let name = &subject.entrants[row].name;
+                let _ = write!(
+                    text,
+                    "\n- {}: {name}, {}",
+                    subject.title,
+                    subject.target(row)
+                );
+                if let Some(limit) = verdict.limit() {
+                    let nearness = ratios(&subject.entrants[0], &subject.entrants[limit]).median;
+                    let name = &subject.entrants[limit].name;
+                    let _ = write!(text, "; {} × {name}", number(nearness));
+                }
+            }
         }
-        text.push('.');
         Some(text)
+    }
+}
+
+/// Whether a target is met.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Verdict {
+    Met,
+    /// The row of what could have reached it, if one is known.
+    Missed {
+        limit: Option<usize>,
+    },
+    /// The row of what does not reach it either.
+    OutOfReach {
+        limit: usize,
+    },
+}
+
+impl Verdict {
+    fn limit(self) -> Option<usize> {
+        match self {
+            Self::Met => None,
+            Self::Missed { limit } => limit,
+            Self::OutOfReach { limit } => Some(limit),
+        }
     }
 }
 
@@ -100,27 +150,48 @@ impl Target {
 }
 
 impl Results {
-    /// Whether the entrant in this row reaches its target, if it has one.
-    pub(crate) fn is_met(&self, row: usize) -> Option<bool> {
-        let entrant = self.entrants.get(row)?;
-        let median = || {
-            let figures = entrant.samples.iter().map(|&sample| self.unit.of(sample));
-            Spread::of(figures).median
+    /// Whether the first entrant reaches the target in this row, if there is one; a target that is a
+    /// figure stands in the row of whom it is for.
+    fn verdict(&self, row: usize) -> Option<Verdict> {
+        let target = self.entrants.get(row)?.target?;
+        let is_met_by = |who: &Times| match target {
+            Target::AtMost(most) => self.median(who) <= most,
+            Target::AtLeast(least) => self.median(who) >= least,
+            Target::Ratio(most) => ratios(who, &self.entrants[row]).median <= most,
         };
-        Some(match entrant.target? {
-            Target::AtMost(most) => median() <= most,
-            Target::AtLeast(least) => median() >= least,
-            Target::Ratio(most) => ratios(&self.entrants[0], entrant).median <= most,
+        let who = match target {
+            Target::Ratio(_) => 0,
+            Target::AtMost(_) | Target::AtLeast(_) => row,
+        };
+        if is_met_by(&self.entrants[who]) {
+            return Some(Verdict::Met);
+        }
+        let limit = self.entrants.iter().position(|entrant| entrant.is_limit);
+        // It does what the first one does.
+        let limit = limit.filter(|_| who == 0);
+        Some(match limit {
+            Some(limit) if !is_met_by(&self.entrants[limit]) => Verdict::OutOfReach { limit },
+            limit => Verdict::Missed { limit },
         })
+    }
+
+    /// In the unit that is shown.
+    fn median(&self, entrant: &Times) -> f64 {
+        let figures = entrant.samples.iter().map(|&sample| self.unit.of(sample));
+        Spread::of(figures).median
     }
 
     /// The target of a row, and whether it is met.
     pub(crate) fn target(&self, row: usize) -> String {
         let target = self.entrants.get(row).and_then(|entrant| entrant.target);
-        let (Some(target), Some(is_met)) = (target, self.is_met(row)) else {
+        let (Some(target), Some(verdict)) = (target, self.verdict(row)) else {
             return String::new();
         };
-        let sign = if is_met { "✓" } else { "✗" };
+        let sign = match verdict {
+            Verdict::Met => "✓",
+            Verdict::Missed { .. } => "✗",
+            Verdict::OutOfReach { .. } => "✗, nor does the limit",
+        };
         format!("{} {sign}", target.text(self.unit.name()))
     }
 
@@ -261,6 +332,7 @@ mod tests {
         let times = |samples: &[f64]| Times {
             name: String::new(),
             target: None,
+            is_limit: false,
             samples: samples.to_vec(),
         };
         // The machine was ten times slower in the second round: the ratio is 2 all the same.
@@ -280,6 +352,7 @@ mod tests {
         let entrant = |target, samples: &[f64]| Times {
             name: String::new(),
             target: Some(target),
+            is_limit: false,
             samples: samples.to_vec(),
         };
         let results = Results {
@@ -294,6 +367,44 @@ mod tests {
         };
         assert_eq!(results.target(0), "≥ 4.00 M/s ✓");
         assert_eq!(results.target(1), "≤ 0.40 × ✗");
+    }
+
+    #[test]
+    fn what_the_limit_does_not_reach_is_out_of_reach() {
+        let results = |target, limit: &[f64]| Results {
+            title: String::new(),
+            unit: Unit::Nanoseconds,
+            cpus_of_others: None,
+            entrants: vec![
+                Times {
+                    name: "mp".to_owned(),
+                    target: None,
+                    is_limit: false,
+                    samples: vec![3e-9],
+                },
+                Times {
+                    name: "other".to_owned(),
+                    target: Some(target),
+                    is_limit: false,
+                    samples: vec![2e-9],
+                },
+                Times {
+                    name: "limit".to_owned(),
+                    target: None,
+                    is_limit: true,
+                    samples: limit.to_vec(),
+                },
+            ],
+        };
+        let limit = 2;
+        for (target, samples, expected) in [
+            (1.5, 1e-9, Verdict::Met),
+            (1.2, 2.5e-9, Verdict::OutOfReach { limit }),
+            (1.2, 2.3e-9, Verdict::Missed { limit: Some(limit) }),
+        ] {
+            let verdict = results(Target::Ratio(target), &[samples]).verdict(1);
+            assert_eq!(verdict, Some(expected), "{target} {samples}");
+        }
     }
 
     #[test]

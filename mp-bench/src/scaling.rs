@@ -65,6 +65,7 @@ fn at(plan: &Plan, workers: u64) -> anyhow::Result<[Results; 2]> {
         napped?;
         Ok(sample)
     });
+    race.limit();
     race.enter("threads, which count up", || {
         Ok(Sample::of(tasks, || nap_in_threads(workers, tasks)).0)
     });
