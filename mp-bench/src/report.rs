@@ -305,6 +305,24 @@ mod tests {
     use super::*;
     use crate::race::Unit;
 
+    fn times(target: Option<Target>, samples: &[f64]) -> Times {
+        Times {
+            name: String::new(),
+            target,
+            is_limit: false,
+            samples: samples.to_vec(),
+        }
+    }
+
+    fn results(unit: Unit, entrants: Vec<Times>) -> Results {
+        Results {
+            title: String::new(),
+            unit,
+            cpus_of_others: None,
+            entrants,
+        }
+    }
+
     #[test]
     fn quartiles_lie_between_neighbours() {
         let spread = Spread::of([5.0, 1.0, 2.0, 4.0, 3.0].into_iter());
@@ -329,16 +347,13 @@ mod tests {
 
     #[test]
     fn ratio_is_taken_within_a_round() {
-        let times = |samples: &[f64]| Times {
-            name: String::new(),
-            target: None,
-            is_limit: false,
-            samples: samples.to_vec(),
-        };
         // The machine was ten times slower in the second round: the ratio is 2 all the same.
-        let ratios = ratios(&times(&[2.0, 20.0, 2.0]), &times(&[1.0, 10.0, 1.0]));
+        let (first, other) = (
+            times(None, &[2.0, 20.0, 2.0]),
+            times(None, &[1.0, 10.0, 1.0]),
+        );
         assert_eq!(
-            ratios,
+            ratios(&first, &other),
             Spread {
                 lower: 2.0,
                 median: 2.0,
@@ -349,61 +364,36 @@ mod tests {
 
     #[test]
     fn target_is_compared_with_medians() {
-        let entrant = |target, samples: &[f64]| Times {
-            name: String::new(),
-            target: Some(target),
-            is_limit: false,
-            samples: samples.to_vec(),
-        };
-        let results = Results {
-            title: String::new(),
-            unit: Unit::MillionsPerSecond,
-            cpus_of_others: None,
-            entrants: vec![
+        let results = results(
+            Unit::MillionsPerSecond,
+            vec![
                 // 2, 4 and 5 million a second.
-                entrant(Target::AtLeast(4.0), &[0.5e-6, 0.25e-6, 0.2e-6]),
-                entrant(Target::Ratio(0.4), &[1e-6, 0.5e-6, 0.5e-6]),
+                times(Some(Target::AtLeast(4.0)), &[0.5e-6, 0.25e-6, 0.2e-6]),
+                times(Some(Target::Ratio(0.4)), &[1e-6, 0.5e-6, 0.5e-6]),
             ],
-        };
+        );
         assert_eq!(results.target(0), "≥ 4.00 M/s ✓");
         assert_eq!(results.target(1), "≤ 0.40 × ✗");
     }
 
     #[test]
     fn what_the_limit_does_not_reach_is_out_of_reach() {
-        let results = |target, limit: &[f64]| Results {
-            title: String::new(),
-            unit: Unit::Nanoseconds,
-            cpus_of_others: None,
-            entrants: vec![
-                Times {
-                    name: "mp".to_owned(),
-                    target: None,
-                    is_limit: false,
-                    samples: vec![3e-9],
-                },
-                Times {
-                    name: "other".to_owned(),
-                    target: Some(target),
-                    is_limit: false,
-                    samples: vec![2e-9],
-                },
-                Times {
-                    name: "limit".to_owned(),
-                    target: None,
-                    is_limit: true,
-                    samples: limit.to_vec(),
-                },
-            ],
-        };
         let limit = 2;
-        for (target, samples, expected) in [
+        for (target, sample, expected) in [
             (1.5, 1e-9, Verdict::Met),
             (1.2, 2.5e-9, Verdict::OutOfReach { limit }),
             (1.2, 2.3e-9, Verdict::Missed { limit: Some(limit) }),
         ] {
-            let verdict = results(Target::Ratio(target), &[samples]).verdict(1);
-            assert_eq!(verdict, Some(expected), "{target} {samples}");
+            let entrants = vec![
+                times(None, &[3e-9]),
+                times(Some(Target::Ratio(target)), &[2e-9]),
+                Times {
+                    is_limit: true,
+                    ..times(None, &[sample])
+                },
+            ];
+            let verdict = results(Unit::Nanoseconds, entrants).verdict(1);
+            assert_eq!(verdict, Some(expected), "{target} {sample}");
         }
     }
 
