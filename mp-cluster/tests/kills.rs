@@ -145,16 +145,17 @@ fn given_now(server: &Server) -> usize {
         .unwrap();
     runtime.block_on(async {
         let client = async_nats::connect(server.url()).await.unwrap();
-        let context = async_nats::jetstream::new(client.clone());
+        let context = async_nats::jetstream::new(client);
         let stream = context.get_stream("mp-default").await.unwrap();
         let name = stream.consumer_names().next().await.unwrap().unwrap();
         let consumer: PullConsumer = stream.get_consumer(&name).await.unwrap();
         let fetched = consumer.fetch().max_messages(10_000).messages().await;
         let messages: Vec<_> = fetched.unwrap().try_collect().await.unwrap();
         for message in &messages {
-            message.ack_with(AckKind::Nak(None)).await.unwrap();
+            // With the server's answer, or it may not have done so when it is asked next.
+            let given_back = message.double_ack_with(AckKind::Nak(None));
+            given_back.await.unwrap();
         }
-        client.flush().await.unwrap();
         messages.len()
     })
 }
@@ -175,6 +176,9 @@ fn agent_that_ends_gives_back_what_it_was_sent_meanwhile() {
         assert_eq!(agent.join(), Some(0));
         let left = || jobs.iter().filter(|(_, job)| !job.is_done()).count();
         eventually("the server has them", || server.tasks() as usize == left());
+        eventually("it has heard all that the agent said", || {
+            server.connections() == 1
+        });
         assert_eq!(given_now(&server), left(), "none waits for a lease to end");
         let _next = server.agent(2);
         for (x, job) in jobs {
@@ -234,6 +238,32 @@ fn what_agents_gave_back_is_there_at_once_though_another_pool_ends() {
     let _next = server.agent(1);
     for (x, job) in (0..).zip(jobs) {
         assert_eq!(job.wait().unwrap(), x * x);
+    }
+}
+
+#[test]
+fn what_is_on_its_way_to_the_server_when_its_pool_ends_does_not_stay_there() {
+    let Some(server) = Server::start() else {
+        return;
+    };
+    // By it the server's answer comes later than this test sees that the message is there.
+    let proxy = server.slow_proxy(Duration::from_millis(200));
+    let agent = server.agent(1);
+    let pools = [(); 2].map(|()| {
+        let mut connection = mp::Connection::new(proxy.url());
+        connection.wait_for_workers(1, Duration::from_secs(60));
+        mp::Pool::builder().connect(connection).unwrap()
+    });
+    agent.signal(libc::SIGTERM);
+    assert_eq!(agent.join(), Some(0));
+    for (pool, is_cancelled) in pools.into_iter().zip([false, true]) {
+        let job = pool.submit(square, (3,)).unwrap();
+        eventually("the server has it", || server.tasks() == 1);
+        if is_cancelled {
+            job.cancel();
+        }
+        drop(pool);
+        eventually("it has forgotten that", || server.tasks() == 0);
     }
 }
 

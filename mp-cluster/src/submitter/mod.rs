@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::Subscriber;
 use async_nats::jetstream::stream::Stream;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use mp::__private::{Answer, Carrier, Content, Shipment};
 use mp::{Error, WorkerStats};
 use tokio::sync::{Semaphore, mpsc};
@@ -365,12 +365,29 @@ impl State {
     async fn close(&mut self) {
         self.is_untidy |= !self.out.is_empty();
         let sequences: Vec<_> = self.out.iter().filter_map(|out| out.sequence).collect();
+        let mut on_their_way = std::mem::take(&mut self.unwanted);
+        on_their_way.extend(self.out.ids(|_, out| out.is_on_its_way));
         self.out.clear();
         // From now on agents hear that nobody is here.
         let _ = self.outcomes.unsubscribe().await;
         self.tell_agents(None, None).await;
-        let link = &self.link;
+        let (link, sent) = (&self.link, &mut self.sent);
+        // The server has them soon, if it is there, and says by which numbers.
+        let late = async {
+            let mut late = Vec::new();
+            while !on_their_way.is_empty()
+                && let Some((id, sent)) = sent.recv().await
+            {
+                if on_their_way.remove(&id)
+                    && let Sent::Taken(Some(sequence)) = sent
+                {
+                    late.push(sequence);
+                }
+            }
+            futures_util::stream::iter(late)
+        };
         let deleted = futures_util::stream::iter(sequences)
+            .chain(late.flatten_stream())
             .map(|sequence| link.delete_task(sequence))
             .buffer_unordered(MOST_DELETIONS)
             .count();
