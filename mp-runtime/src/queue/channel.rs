@@ -31,6 +31,8 @@ pub(crate) use crate::shm::segment::MAX_ITEMS;
 const GRACE: Duration = Duration::from_millis(10);
 /// Bytes that one batch puts under one lock.
 const BATCH: usize = 2 * SMALL;
+/// Bytes of a message that a getter copies to its stack.
+const FEW: usize = 64;
 /// How long `join` sleeps at most before it looks at what deaths have changed.
 const NAP: Duration = Duration::from_millis(100);
 /// Messages, and bytes of them, that a way of a pipe holds before its sender waits.
@@ -175,6 +177,18 @@ impl Drop for Owed {
             words.settle();
         }
     }
+}
+
+/// How far the short way has got with taking a message.
+enum Start {
+    /// It is there, of so many bytes.
+    Taken(usize, Owed),
+    /// There was none.
+    Empty,
+    /// There is one that takes more, and the lock is held.
+    Locked,
+    /// It was not tried, or somebody else held the lock.
+    Unlocked,
 }
 
 thread_local! {
@@ -334,7 +348,10 @@ impl Channel {
             let buffer = scratch.buffer(self.program);
             let (encoded, sent) = transfer::sending(|| encode(buffer));
             encoded.map_err(Reason::not_encoded)?;
-            let parcel = self.pack(&sent)?;
+            let parcel = match sent.is_empty() {
+                true => None,
+                false => self.pack(&sent)?,
+            };
             self.put_encoded(buffer, parcel, deadline)
         })
     }
@@ -365,8 +382,53 @@ impl Channel {
         sent.pack(self.program).map_err(|_| Reason::OutOfMemory)
     }
 
+    /// Puts a message that is all in `bytes` if the lock is free, there is room, and the segment
+    /// has space for it; whether it is in the queue. What most calls do, in as few steps as that takes.
+    fn put_at_once(&self, bytes: &[u8]) -> bool {
+        let line = &self.state.put;
+        if !line.lock.lock_free(self.program.roster.me()) {
+            return false;
+        }
+        fault!("put.locked");
+        let is_put = line.closed.load(Ordering::Relaxed) == 0
+            && self.room_for(1, self.most(bytes.len() as u64)) == 1
+            && line.side.put_inline(&self.program.arena, bytes);
+        self.unlock_put();
+        if is_put {
+            fault!("put.unlocked");
+            self.tell_getters(1);
+        }
+        is_put
+    }
+
+    /// Rings for so many values that were put under the lock just let go.
+    #[inline]
+    fn tell_getters(&self, count: u32) {
+        let items = &self.state.items;
+        if self.is_way {
+            items.putter.note();
+        }
+        items.bell.ring_unlocked(self.program.roster, count);
+    }
+
     /// Puts the message in `buffer`; its block, if it has one, goes with it.
+    #[inline]
     fn put_encoded(
+        &self,
+        buffer: &mut Buffer,
+        parcel: Option<BlockId>,
+        deadline: Deadline,
+    ) -> Result<(), Reason> {
+        fault!("put.encoded");
+        let is_inline = parcel.is_none() && buffer.block().is_none();
+        if is_inline && self.put_at_once(buffer.as_slice()) {
+            return Ok(());
+        }
+        self.put_waiting(buffer, parcel, deadline)
+    }
+
+    /// As [`put_encoded`](Self::put_encoded), whatever that takes.
+    fn put_waiting(
         &self,
         buffer: &mut Buffer,
         parcel: Option<BlockId>,
@@ -394,7 +456,6 @@ impl Channel {
             block,
             parcel,
         };
-        fault!("put.encoded");
         let side = &self.state.put.side;
         self.put_items(1, self.most(len), deadline, |_| {
             let (arena, id) = (&self.program.arena, self.handle.id());
@@ -461,11 +522,7 @@ impl Channel {
             self.unlock_put();
             fault!("put.unlocked");
             if *put > first {
-                if self.is_way {
-                    self.state.items.putter.note();
-                }
-                let count = u32::try_from(*put - first).unwrap_or(u32::MAX);
-                self.state.items.bell.ring_unlocked(peers, count);
+                self.tell_getters(u32::try_from(*put - first).unwrap_or(u32::MAX));
             }
             if *put < first + wanted {
                 return Err(Reason::OutOfMemory);
@@ -587,10 +644,25 @@ impl Channel {
     ) -> Result<(), Reason> {
         self.check()?;
         let program = self.program;
+        let mut few = [0; FEW];
+        let start = match most {
+            1 => self.take_at_once(&mut few),
+            _ => Start::Unlocked,
+        };
+        if let Start::Taken(len, owed) = start {
+            receive(Message {
+                bytes: &few[..len],
+                behind: 0,
+                program,
+            });
+            fault!("get.decoded");
+            drop(owed);
+            return Ok(());
+        }
         Scratch::with(|scratch| {
             // More than this is not worth keeping for a thread that may never use it again.
             scratch.values.clear(4 * BATCH);
-            let (taken, owed) = self.take_bytes(most, deadline, scratch)?;
+            let (taken, owed) = self.take_bytes(start, most, deadline, scratch)?;
             match taken {
                 Taken::Inline => {
                     let mut behind = scratch.values.count();
@@ -672,14 +744,79 @@ impl Channel {
         }
     }
 
+    /// Takes the next message if it is there, has no parts and few bytes, and the lock is free. What
+    /// most calls do, in as few steps as that takes.
+    fn take_at_once(&self, few: &mut [u8; FEW]) -> Start {
+        let line = &self.state.take;
+        if !line.side.has_seen_more() && self.looks_empty() {
+            return Start::Empty;
+        }
+        if !line.lock.lock_free(self.program.roster.me()) {
+            return Start::Unlocked;
+        }
+        fault!("get.locked");
+        let available = line.side.available(&self.state.put.side);
+        if available == 0 {
+            line.lock.unlock(self.program.roster);
+            return Start::Empty;
+        }
+        let mut owed = Owed(None);
+        let owe = |before, count| owed.0 = self.owe(before, count);
+        let Some(len) = line.side.take_inline(&self.program.arena, few, owe) else {
+            return Start::Locked;
+        };
+        line.lock.unlock(self.program.roster);
+        fault!("get.taken");
+        self.tell_putters(1, available);
+        Start::Taken(len, owed)
+    }
+
+    /// Puts values that are about to be taken on record.
+    #[inline]
+    fn owe(&self, before: u64, count: u64) -> Option<&'static DebtWords> {
+        let region = self.program.region();
+        let offset = |word: &AtomicU64| region.offset_of(word).unwrap_or_default();
+        let debt = Debt {
+            counter: offset(self.state.take.side.counter()),
+            lost: offset(&self.state.space.lost),
+            before: before as u32,
+            count: count as u32,
+        };
+        self.program.roster.thread()?.owe(debt)
+    }
+
+    /// Rings for the room of so many values of those that were `available`, taken under the lock just let
+    /// go.
+    #[inline]
+    fn tell_putters(&self, count: u32, available: u64) {
+        let (space, items) = (&self.state.space, &self.state.items);
+        // What is room for one who waits may be none for another, whose message is longer.
+        let count = match self.is_way {
+            true => u32::MAX,
+            false => count,
+        };
+        if self.is_way {
+            space.getter.note();
+        }
+        if items.capacity.load(Ordering::Relaxed) != 0 || available > MAX_ITEMS / 2 {
+            space.bell.ring_unlocked(self.program.roster, count);
+        }
+    }
+
     fn take_bytes(
         &self,
+        start: Start,
         most: usize,
         deadline: Deadline,
         scratch: &mut Scratch,
     ) -> Result<(Taken, Owed), Reason> {
+        if let Start::Locked = start
+            && let Some(taken) = self.take_locked(most, scratch)
+        {
+            return Ok(taken);
+        }
         let mut has_slept = false;
-        let result = self.take_some(most, deadline, scratch, &mut has_slept);
+        let result = self.take_some(start, most, deadline, scratch, &mut has_slept);
         if result.is_err() && has_slept {
             // The value that woke us is somebody else's to take.
             self.state.items.bell.ring(self.program.roster, 1);
@@ -689,6 +826,7 @@ impl Channel {
 
     fn take_some(
         &self,
+        start: Start,
         most: usize,
         deadline: Deadline,
         scratch: &mut Scratch,
@@ -696,8 +834,11 @@ impl Channel {
     ) -> Result<(Taken, Owed), Reason> {
         let peers = self.program.roster;
         let mut has_spun = false;
+        let mut is_empty = matches!(start, Start::Empty);
         loop {
-            if let Some(taken) = self.take_now(most, deadline, scratch)? {
+            if !std::mem::take(&mut is_empty)
+                && let Some(taken) = self.take_now(most, deadline, scratch)?
+            {
                 return Ok(taken);
             }
             if !has_spun && !deadline.has_passed() {
@@ -733,57 +874,37 @@ impl Channel {
         if !line.side.has_seen_more() && self.looks_empty() {
             return Ok(None);
         }
-        let peers = self.program.roster;
         self.lock_take(deadline)?;
         fault!("get.locked");
+        Ok(self.take_locked(most, scratch))
+    }
+
+    /// As [`take_now`](Self::take_now), with the lock held, which is let go.
+    fn take_locked(&self, most: usize, scratch: &mut Scratch) -> Option<(Taken, Owed)> {
+        let line = &self.state.take;
         let available = line.side.available(&self.state.put.side);
-        let mut result = None;
-        if available > 0 {
+        let result = (available > 0).then(|| {
             let mut owed = Owed(None);
-            let owe = |before, count| {
-                let thread = peers.thread();
-                owed.0 = thread.and_then(|thread| thread.owe(self.debt(before, count)));
-            };
             let taken = line.side.take(
                 &self.program.arena,
                 self.handle.id(),
                 &self.state.put.side,
                 available.min(most as u64),
                 &mut scratch.values,
-                owe,
+                |before, count| owed.0 = self.owe(before, count),
             );
-            result = Some((taken, owed));
-        }
-        line.lock.unlock(peers);
+            (taken, owed)
+        });
+        line.lock.unlock(self.program.roster);
         fault!("get.taken");
-        if self.is_way && result.is_some() {
-            self.state.space.getter.note();
+        if result.is_some() {
+            self.tell_putters(scratch.values.count() as u32, available);
         }
-        let count = match self.is_way {
-            // What is room for one who waits may be none for another, whose message is longer.
-            true => u32::MAX,
-            false => scratch.values.count() as u32,
-        };
-        let is_bounded = self.state.items.capacity.load(Ordering::Relaxed) != 0;
-        if result.is_some() && (is_bounded || available > MAX_ITEMS / 2) {
-            self.state.space.bell.ring_unlocked(peers, count);
-        }
-        Ok(result)
+        result
     }
 
     fn looks_empty(&self) -> bool {
         segment::between(self.state.take.side.word(), self.state.put.side.word()) == 0
-    }
-
-    fn debt(&self, before: u64, count: u64) -> Debt {
-        let region = self.program.region();
-        let offset = |word: &AtomicU64| region.offset_of(word).unwrap_or_default();
-        Debt {
-            counter: offset(self.state.take.side.counter()),
-            lost: offset(&self.state.space.lost),
-            before: before as u32,
-            count: count as u32,
-        }
     }
 
     // Done.

@@ -316,6 +316,21 @@ impl PutSide {
         fault!("put.committed");
     }
 
+    /// Puts a value without parts if its record fits into the segment; whether it did. Under the put
+    /// lock.
+    #[inline]
+    pub(crate) fn put_inline(&self, arena: &Arena, value: &[u8]) -> bool {
+        let before = self.word.load(Ordering::Relaxed);
+        let (at, len) = (position_of(before), record_len(value.len()));
+        if !fits(at, len) {
+            return false;
+        }
+        write(arena, at, value);
+        fault!("put.written");
+        self.commit(pack(at + len, items_of(before) + 1));
+        true
+    }
+
     /// Puts a value. Under the put lock.
     pub(crate) fn put(
         &self,
@@ -461,6 +476,39 @@ impl TakeSide {
         between(taken, seen)
     }
 
+    /// Takes the next of the values that are [`available`](Self::available), if it has no parts, is no
+    /// longer than `out`, and no jump is before it: its length, and it is at the beginning of `out`. `owe` is as in
+    /// [`take`](Self::take). Under the take lock.
+    #[inline]
+    pub(crate) fn take_inline(
+        &self,
+        arena: &Arena,
+        out: &mut [u8],
+        owe: impl FnOnce(u64, u64),
+    ) -> Option<usize> {
+        let before = self.word.load(Ordering::Relaxed);
+        let at = position_of(before);
+        if at == 0 {
+            return None;
+        }
+        let (kind, len) = parse(load(arena, at));
+        if kind != Kind::Inline as u32 || len > out.len() {
+            return None;
+        }
+        out[..len].copy_from_slice(record(arena, at + HEADER, len));
+        owe(items_of(before), 1);
+        fault!("take.announced");
+        self.commit(pack(at + record_len(len), items_of(before) + 1));
+        Some(len)
+    }
+
+    #[inline]
+    fn commit(&self, word: u64) {
+        // Release: the announcements are visible to who sees the commit.
+        self.word.store(word, Ordering::Release);
+        fault!("take.committed");
+    }
+
     /// Takes up to `most` of the values that are [`available`](Self::available), at least one.
     /// Their records go to `out`; a value with parts of its own comes alone. `owe` is told the
     /// count before and how many will be taken. Under the take lock.
@@ -525,10 +573,7 @@ impl TakeSide {
         }
         owe(items_of(before), count);
         fault!("take.announced");
-        // Release: the announcements are visible to who sees the commit.
-        self.word
-            .store(pack(at, items_of(before) + count), Ordering::Release);
-        fault!("take.committed");
+        self.commit(pack(at, items_of(before) + count));
         if let Some(Taken::Outside { block, parcel, .. }) = &outside {
             let me = Owner::Process(arena.me());
             for id in [block, parcel].into_iter().flatten() {
@@ -646,9 +691,14 @@ fn copy(arena: &Arena, at: u64, bytes: &[u8]) {
 
 #[inline]
 fn append(arena: &Arena, at: u64, len: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(record(arena, at, len));
+}
+
+/// Bytes of committed records, for the holder of the take lock until it takes them.
+#[inline]
+fn record(arena: &Arena, at: u64, len: usize) -> &[u8] {
     let place = arena.region().pointer(at, len);
-    // SAFETY: the bytes of a committed record do not change until it is taken, and the holder of
-    // the take lock is the only one to take.
-    let bytes = unsafe { std::slice::from_raw_parts(place.as_ptr(), len) };
-    out.extend_from_slice(bytes);
+    // SAFETY: the place lies in the region, which lives as long as `arena`. The bytes of a committed
+    // record do not change until it is taken, and the holder of the take lock is the only one to take.
+    unsafe { std::slice::from_raw_parts(place.as_ptr(), len) }
 }
