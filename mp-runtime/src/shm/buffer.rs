@@ -14,6 +14,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::arena::{Arena, Block, OutOfMemory, Owner};
+use super::copy;
 use crate::loom::{AtomicU64, Ordering};
 
 /// Up to so many bytes a message is built in private memory and copied into place.
@@ -103,10 +104,7 @@ impl Buffer {
         // SAFETY: the offset is within the capacity.
         let end = unsafe { self.start.add(self.len) };
         // SAFETY: there is room for the bytes behind `len`, and nobody else refers to it.
-        unsafe {
-            end.as_ptr()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
-        };
+        unsafe { copy::copy(bytes.as_ptr(), end.as_ptr(), bytes.len()) };
         self.len += bytes.len();
         Ok(())
     }
@@ -241,11 +239,7 @@ impl Buffer {
     fn move_into(&mut self, arena: &Arena, block: Block) -> Option<Block> {
         let place = arena.pointer(&block);
         // SAFETY: the block is ours and larger than the bytes; it is not where they were.
-        unsafe {
-            place
-                .as_ptr()
-                .copy_from_nonoverlapping(self.start.as_ptr(), self.len)
-        };
+        unsafe { copy::copy(self.start.as_ptr(), place.as_ptr(), self.len) };
         self.start = place;
         self.capacity = block.capacity();
         self.is_shared = true;

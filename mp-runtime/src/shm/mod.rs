@@ -4,6 +4,7 @@
 //! - [`region`]: a mapping and its life; typed places in it.
 //! - [`redo`]: a change of several words that a successor can finish.
 //! - [`arena`]: blocks out of a region, owned by a process or an object.
+//! - [`copy`]: copying long runs of bytes.
 //! - [`buffer`]: a message while it is built.
 //! - [`plain`]: plain values in a row.
 //! - [`segment`]: a queue's memory: put, take.
@@ -12,6 +13,7 @@
 
 pub(crate) mod arena;
 pub(crate) mod buffer;
+pub(crate) mod copy;
 pub(crate) mod plain;
 pub(crate) mod redo;
 pub(crate) mod region;

@@ -15,6 +15,7 @@
 
 use super::arena::{Arena, BlockId, OutOfMemory, Owner};
 use super::buffer::Buffer;
+use super::copy;
 use super::safe::shared;
 use super::{ObjectId, UNIT};
 use crate::fault::fault;
@@ -543,7 +544,7 @@ impl TakeSide {
                 at = load(arena, at + HEADER) + GRAIN;
                 first = at;
             } else {
-                append(arena, at + HEADER + 24, len, &mut out.bytes);
+                copy::append(record(arena, at + HEADER + 24, len), &mut out.bytes);
                 outside = Some(Taken::Outside {
                     len: load(arena, at + 8),
                     block: BlockId::from_bits(load(arena, at + 16)),
@@ -556,7 +557,8 @@ impl TakeSide {
             }
         }
         if outside.is_none() {
-            append(arena, first, (at - first) as usize, &mut out.bytes);
+            let records = record(arena, first, (at - first) as usize);
+            copy::append(records, &mut out.bytes);
             out.count = count as usize;
         }
         if let Some(passed) = passed
@@ -682,16 +684,7 @@ fn write(arena: &Arena, at: u64, value: &[u8]) {
 fn copy(arena: &Arena, at: u64, bytes: &[u8]) {
     let place = arena.region().pointer(at, bytes.len());
     // SAFETY: room for the record was found behind the put position, which is the lock holder's.
-    unsafe {
-        place
-            .as_ptr()
-            .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-    }
-}
-
-#[inline]
-fn append(arena: &Arena, at: u64, len: usize, out: &mut Vec<u8>) {
-    out.extend_from_slice(record(arena, at, len));
+    unsafe { copy::copy(bytes.as_ptr(), place.as_ptr(), bytes.len()) };
 }
 
 /// Bytes of committed records, for the holder of the take lock until it takes them.

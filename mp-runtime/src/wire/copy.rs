@@ -1,9 +1,4 @@
-//! Copying long runs of bytes, around a place where processors stumble.
-//!
-//! From a few KiB on `memcpy` is one instruction (`rep movsb`) on newer x86 processors. Some of them
-//! copy ten to thirty times slower by it when the target's place in its page is less than 64 bytes
-//! behind the source's, and here that is no rarity: a vector's own memory and a message's begin at
-//! a page, and each is followed by a header of a few bytes.
+//! Copying what was read to a vector of its own: by two threads, where it is vast.
 //!
 //! # Safety
 //!
@@ -19,14 +14,8 @@ use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use crate::shm::copy::{LARGE, copy};
 use crate::sys;
-use crate::wire::buffer::{Buffer, Full};
-
-/// Up to this `memcpy` is a loop on every processor.
-const PIECE: usize = 1024;
-
-/// From this on it is one again, past the caches.
-const LARGE: usize = 2 << 20;
 
 /// From this on a second thread is worth what it takes to start it.
 const VAST: usize = 4 << 20;
@@ -46,24 +35,6 @@ pub(crate) enum Hands {
     Two,
 }
 
-/// Whether the one instruction would stumble.
-#[inline]
-fn stumbles(from: usize, to: usize, len: usize) -> bool {
-    const PAGE: usize = 4096;
-    (PIECE + 1..LARGE).contains(&len) && (1..64).contains(&(to.wrapping_sub(from) % PAGE))
-}
-
-/// Appends `bytes` to `out`.
-#[inline]
-pub(super) fn append(bytes: &[u8], out: &mut Buffer) -> Result<(), Full> {
-    out.reserve(bytes.len())?;
-    let to = out.as_slice().as_ptr_range().end;
-    if stumbles(bytes.as_ptr().addr(), to.addr(), bytes.len()) {
-        return bytes.chunks(PIECE).try_for_each(|piece| out.write(piece));
-    }
-    out.write(bytes)
-}
-
 /// Copies `items` to a vector.
 #[inline]
 pub(super) fn to_vec<T: Copy + Send + Sync>(items: &[T], hands: Hands) -> Vec<T> {
@@ -71,18 +42,11 @@ pub(super) fn to_vec<T: Copy + Send + Sync>(items: &[T], hands: Hands) -> Vec<T>
         return large(items, hands);
     }
     let mut vec: Vec<T> = Vec::with_capacity(items.len());
-    if stumbles(
-        items.as_ptr().addr(),
-        vec.as_ptr().addr(),
-        size_of_val(items),
-    ) {
-        let count = PIECE / size_of::<T>().max(1);
-        for piece in items.chunks(count.max(1)) {
-            vec.extend_from_slice(piece);
-        }
-    } else {
-        vec.extend_from_slice(items);
-    }
+    let place = vec.as_mut_ptr().cast();
+    // SAFETY: there is capacity for them, and numbers have no bytes that were not written.
+    unsafe { copy(items.as_ptr().cast(), place, size_of_val(items)) };
+    // SAFETY: so many were written.
+    unsafe { vec.set_len(items.len()) };
     vec
 }
 
@@ -134,21 +98,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn copies_are_equal_wherever_they_lie() {
-        let all: Vec<u8> = (0..10_000_u32).map(|i| i as u8).collect();
-        for shift in 0..80 {
-            for len in [0, 1, PIECE, PIECE + 1, 9_000] {
-                let run = &all[shift..][..len];
-                assert_eq!(to_vec(run, Hands::One), run);
-                let mut out = Buffer::new();
-                append(&all[..shift], &mut out).unwrap();
-                append(run, &mut out).unwrap();
-                assert_eq!(&out.as_slice()[shift..], run);
-            }
-        }
-    }
-
-    #[test]
     #[cfg_attr(miri, ignore = "takes long")]
     fn copies_by_two_are_equal_whatever_their_length() {
         let all: Vec<u16> = (0..VAST as u32 + 7).map(|i| (i >> 3) as u16).collect();
@@ -165,16 +114,5 @@ mod tests {
             by_two(&all, &mut to[shift..]);
             assert!(copy[shift..] == all);
         }
-    }
-
-    #[test]
-    fn stumbling_is_a_little_behind_in_the_page_only() {
-        assert!(stumbles(0x1000, 0x7008, 9_000));
-        assert!(stumbles(0x1FF8, 0x7000, 9_000));
-        for to in [0x7000, 0x7040, 0x6FF8] {
-            assert!(!stumbles(0x1000, to, 9_000));
-        }
-        assert!(!stumbles(0x1000, 0x7008, PIECE));
-        assert!(!stumbles(0x1000, 0x7008, LARGE));
     }
 }

@@ -8,7 +8,7 @@ use serde::ser::{self, Serialize};
 
 use super::buffer::{Buffer, Full};
 use super::codec::{EncodeError, FORMAT};
-use super::{copy, numbers};
+use super::numbers;
 
 /// A buffer to which a value is appended.
 pub(super) struct Writer<'a>(pub(super) &'a mut Buffer);
@@ -25,7 +25,7 @@ impl Writer<'_> {
     fn run(&mut self, len: usize, bytes: &[u8]) -> Result<(), Full> {
         self.0.reserve(size_of::<u64>() + bytes.len())?;
         self.put(len)?;
-        copy::append(bytes, self.0)
+        self.0.write(bytes)
     }
 }
 
