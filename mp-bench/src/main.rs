@@ -35,6 +35,7 @@ mod python;
 mod queue;
 mod race;
 mod report;
+mod ring;
 mod scaling;
 mod shared;
 mod stream;

@@ -1,8 +1,5 @@
 //! A queue of items of 64 KiB from one process, or thread, to another: what moving bytes costs.
 
-use std::hint;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use anyhow::ensure;
@@ -12,11 +9,12 @@ use mp::{AnyError, Bytes, Child, Process, Queue, TaskFn, Transfer};
 use crate::Plan;
 use crate::ipc::BytesConsumer;
 use crate::race::{Race, Results, Sample, Target, Unit};
+use crate::ring;
 
 /// Bytes of an item.
 pub(crate) const SIZE: usize = 64 * 1024;
 /// Items that are on their way at once: as many as fit into a cache or two.
-const ROOM: usize = 16;
+pub(crate) const ROOM: usize = 16;
 
 pub(crate) fn one_to_one(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     let mut race = Race::new(
@@ -38,7 +36,17 @@ pub(crate) fn one_to_one(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     });
     let mut threads = ThreadConsumer::start();
     race.enter("crossbeam-channel threads", move || threads.measure(count));
-    race.enter("a bare ring of two threads", move || measure_ring(count));
+    let mut ring = ring::Consumer::start(ring::Items::Bytes)?;
+    race.enter("a bare ring of two processes", move || {
+        let mut item = vec![0; SIZE];
+        ring.measure(count, |ring| {
+            for index in 0..count {
+                mark(&mut item, index);
+                ring.put(&item);
+            }
+            Ok(())
+        })
+    });
     race.limit();
     let mut ipc = BytesConsumer::start()?;
     race.enter("ipc-channel", move || ipc.measure(count));
@@ -189,51 +197,6 @@ impl ThreadConsumer {
         check(count, right?)?;
         Ok(sample)
     }
-}
-
-/// The copies alone, in and out, by two threads that do not sleep: what the machine can do.
-fn measure_ring(count: u64) -> anyhow::Result<Sample> {
-    let slots: Vec<_> = (0..ROOM).map(|_| Mutex::new(vec![0; SIZE])).collect();
-    let slot = |index: u64| {
-        let slot = slots[index as usize % ROOM].lock();
-        slot.unwrap_or_else(|poison| poison.into_inner())
-    };
-    let (put, taken) = (AtomicU64::new(0), AtomicU64::new(0));
-    let wait = |until: &dyn Fn() -> bool| {
-        let mut looks = 0_u32;
-        while !until() {
-            looks += 1;
-            match looks.is_multiple_of(1000) {
-                true => thread::yield_now(), // There may be one CPU for both.
-                false => hint::spin_loop(),
-            }
-        }
-    };
-    let consume = || {
-        let mut item = vec![0; SIZE];
-        let rights = (0..count).filter(|&index| {
-            wait(&|| put.load(Ordering::Acquire) > index);
-            item.copy_from_slice(&slot(index));
-            taken.store(index + 1, Ordering::Release);
-            is_marked(&item, index)
-        });
-        rights.count() as u64
-    };
-    let mut item = vec![0; SIZE];
-    let (sample, right) = Sample::of(count, || {
-        thread::scope(|scope| {
-            let consumer = scope.spawn(consume);
-            for index in 0..count {
-                mark(&mut item, index);
-                wait(&|| index - taken.load(Ordering::Acquire) < ROOM as u64);
-                slot(index).copy_from_slice(&item);
-                put.store(index + 1, Ordering::Release);
-            }
-            consumer.join().unwrap_or_default()
-        })
-    });
-    check(count, right)?;
-    Ok(sample)
 }
 
 pub(crate) fn check(count: u64, right: u64) -> anyhow::Result<()> {

@@ -13,6 +13,7 @@ use crate::ipc::NumberConsumer;
 use crate::payload::check;
 use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::report::thousands;
+use crate::ring;
 
 /// The first item of each slice; the others count up. It needs all of 8 bytes in any encoding.
 pub(crate) const FIRST: u64 = 0x0123_4567_89AB_CDEF;
@@ -47,6 +48,14 @@ pub(crate) fn one_to_one(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     race.target(Target::AtLeast(60.0));
     let mut thread = ThreadConsumer::start();
     race.enter("crossbeam-channel threads", move || thread.measure(count));
+    let mut ring = ring::Consumer::start(ring::Items::Numbers)?;
+    race.enter("a bare ring of two processes", move || {
+        ring.measure(count, |ring| {
+            (0..count).for_each(|index| ring.put(&(FIRST + index).to_le_bytes()));
+            Ok(())
+        })
+    });
+    race.limit();
     let mut ipc = NumberConsumer::start()?;
     race.enter("ipc-channel", move || ipc.measure(count));
     if let Some(python) = &plan.python {

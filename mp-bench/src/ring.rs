@@ -1,0 +1,238 @@
+//! A bare ring in shared memory from one process to another: what the machine allows a queue.
+//!
+//! Each side has a line for its count, the other's count as it last saw it, and a lock, since a queue has
+//! several putters and getters. Nobody watches and nobody sleeps: a death would hang the run.
+
+use std::fs::File;
+use std::hint;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread;
+
+use memmap2::MmapRaw;
+use mp::{AnyError, Child, Process, Queue};
+use serde::{Deserialize, Serialize};
+
+use crate::payload::{self, check, is_marked};
+use crate::queue::FIRST;
+use crate::race::Sample;
+
+/// Bytes before the first slot: the lines of the two sides.
+const SIDES: usize = 4096;
+/// Bytes in front of a value: its length.
+const HEADER: usize = 8;
+
+/// What goes through.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Items {
+    /// Numbers, in records of 16 bytes one behind the other.
+    Numbers,
+    /// Items of 64 KiB, each in a block of its own as in a queue. Whoever takes one makes a vector of it.
+    Bytes,
+}
+
+impl Items {
+    /// Bytes from one slot to the next.
+    const fn stride(self) -> usize {
+        match self {
+            Self::Numbers => 16,
+            Self::Bytes => 128 << 10,
+        }
+    }
+
+    const fn slots(self) -> u64 {
+        match self {
+            Self::Numbers => 1 << 16,
+            Self::Bytes => payload::ROOM as u64,
+        }
+    }
+}
+
+/// A process that takes. Dropping it ends it.
+pub(crate) struct Consumer {
+    ring: Ring,
+    counts: Queue<u64>,
+    rights: Queue<u64>,
+    process: Child<Result<(), AnyError>>,
+}
+
+impl Consumer {
+    pub(crate) fn start(items: Items) -> anyhow::Result<Self> {
+        let file = tempfile::NamedTempFile::new_in("/dev/shm")?;
+        let len = SIDES + items.stride() * items.slots() as usize;
+        file.as_file().set_len(len as u64)?;
+        let ring = Ring::open(file.path(), items)?;
+        let (counts, rights) = (Queue::new()?, Queue::new()?);
+        let arguments = (
+            file.path().to_owned(),
+            items,
+            counts.clone(),
+            rights.clone(),
+        );
+        let process = Process::new(consume, arguments).start()?;
+        let mut consumer = Self {
+            ring,
+            counts,
+            rights,
+            process,
+        };
+        // When it has answered it has the file open.
+        consumer.measure(0, |_| Ok(()))?;
+        Ok(consumer)
+    }
+
+    pub(crate) fn measure(
+        &mut self,
+        count: u64,
+        produce: impl FnOnce(&Ring) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Sample> {
+        let (sample, right) = Sample::of(count, || {
+            self.counts.put(count)?;
+            produce(&self.ring)?;
+            Ok::<_, anyhow::Error>(self.rights.get()?)
+        });
+        check(count, right?)?;
+        Ok(sample)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.counts.close();
+        let _ = self.process.join();
+    }
+}
+
+/// Answers each count by how many of so many items were those expected.
+#[mp::task]
+fn consume(
+    path: PathBuf,
+    items: Items,
+    counts: Queue<u64>,
+    rights: Queue<u64>,
+) -> Result<(), AnyError> {
+    let ring = Ring::open(&path, items)?;
+    for count in &counts {
+        let is_right = |index: &u64| match items {
+            Items::Numbers => {
+                let number = ring.take(|bytes| bytes.try_into().map_or(0, u64::from_le_bytes));
+                number == FIRST + index
+            }
+            Items::Bytes => is_marked(&ring.take(<[u8]>::to_vec), *index),
+        };
+        rights.put((0..count).filter(is_right).count() as u64)?;
+    }
+    Ok(())
+}
+
+/// The shared memory.
+pub(crate) struct Ring {
+    mapping: MmapRaw,
+    items: Items,
+}
+
+/// A side's line. All zeros is an empty ring.
+#[repr(C, align(64))]
+struct Side {
+    lock: AtomicU32,
+    /// How many were ever put, or taken.
+    count: AtomicU64,
+    /// The other side's count as it was last seen.
+    seen: AtomicU64,
+}
+
+impl Side {
+    fn lock(&self) {
+        let (order, otherwise) = (Ordering::Acquire, Ordering::Relaxed);
+        wait(|| {
+            let taken = self.lock.compare_exchange(0, 1, order, otherwise);
+            taken.is_ok()
+        });
+    }
+
+    fn unlock(&self) {
+        self.lock.store(0, Ordering::Release);
+    }
+}
+
+impl Ring {
+    fn open(path: &Path, items: Items) -> std::io::Result<Self> {
+        let file = File::options().read(true).write(true).open(path)?;
+        let mapping = MmapRaw::map_raw(&file)?;
+        if mapping.len() < SIDES + items.stride() * items.slots() as usize {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Self { mapping, items })
+    }
+
+    /// Puts a value, once there is room.
+    #[inline]
+    pub(crate) fn put(&self, value: &[u8]) {
+        let (side, other) = (self.side(0), self.side(1));
+        side.lock();
+        let index = side.count.load(Ordering::Relaxed);
+        let has_room = |taken| index - taken < self.items.slots();
+        if !has_room(side.seen.load(Ordering::Relaxed)) {
+            wait(|| has_room(look(other, side)));
+        }
+        let (header, place) = self.slot(index).split_at_mut(HEADER);
+        header.copy_from_slice(&value.len().to_le_bytes());
+        place[..value.len()].copy_from_slice(value);
+        side.count.store(index + 1, Ordering::Release);
+        side.unlock();
+    }
+
+    /// Takes a value, once there is one.
+    #[inline]
+    fn take<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
+        let (side, other) = (self.side(1), self.side(0));
+        side.lock();
+        let index = side.count.load(Ordering::Relaxed);
+        if side.seen.load(Ordering::Relaxed) <= index {
+            wait(|| look(other, side) > index);
+        }
+        let (header, place) = self.slot(index).split_at_mut(HEADER);
+        let len = (&*header).try_into().map_or(0, usize::from_le_bytes);
+        let value = read(&place[..len]);
+        side.count.store(index + 1, Ordering::Release);
+        side.unlock();
+        value
+    }
+
+    fn side(&self, side: usize) -> &Side {
+        // SAFETY: both lines lie in the first page of the mapping.
+        let line = unsafe { self.mapping.as_mut_ptr().cast::<Side>().add(side) };
+        // SAFETY: it is aligned, lives as long as the reference, and consists of atomics.
+        unsafe { &*line }
+    }
+
+    #[expect(clippy::mut_from_ref, reason = "the counts say whose it is")]
+    fn slot(&self, index: u64) -> &mut [u8] {
+        let (stride, slots) = (self.items.stride(), self.items.slots());
+        let offset = SIDES + (index % slots) as usize * stride;
+        // SAFETY: the slot lies within the mapping, whose length was checked.
+        let place = unsafe { self.mapping.as_mut_ptr().add(offset) };
+        // SAFETY: a slot is used by the holder of the lock of one side, as the counts say.
+        unsafe { std::slice::from_raw_parts_mut(place, stride) }
+    }
+}
+
+/// The count of the `other` side, which `side` remembers.
+fn look(other: &Side, side: &Side) -> u64 {
+    let count = other.count.load(Ordering::Acquire);
+    side.seen.store(count, Ordering::Relaxed);
+    count
+}
+
+/// Looks until it is so.
+#[inline]
+fn wait(mut is_so: impl FnMut() -> bool) {
+    let mut looks = 0_u32;
+    while !is_so() {
+        looks += 1;
+        match looks.is_multiple_of(1000) {
+            true => thread::yield_now(), // There may be one CPU for both.
+            false => hint::spin_loop(),
+        }
+    }
+}
