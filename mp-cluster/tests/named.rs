@@ -47,6 +47,33 @@ fn lock_is_held_by_one_and_tokens_grow() {
 }
 
 #[test]
+fn items_that_others_put_and_do_meanwhile_are_not_counted_as_too_many() {
+    let _watchdog = watchdog(120);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let proxy = server.slow_proxy(Duration::from_millis(100));
+    let here: Queue<u32> = cluster(&server).queue("work").unwrap();
+    let far: Queue<u32> = Cluster::connect(proxy.url())
+        .unwrap()
+        .queue("work")
+        .unwrap();
+    here.put(0).unwrap();
+    assert_eq!(far.get().unwrap(), 0);
+    std::thread::scope(|scope| {
+        let done = scope.spawn(|| far.task_done());
+        for x in 1..200 {
+            here.put(x).unwrap();
+            assert_eq!(here.get().unwrap(), x);
+            here.task_done().unwrap();
+        }
+        done.join().unwrap().unwrap();
+    });
+    here.join().unwrap();
+    here.task_done().unwrap_err();
+}
+
+#[test]
 fn recursive_lock_is_its_threads_by_whatever_handle() {
     let _watchdog = watchdog(120);
     let Some(server) = Server::start() else {

@@ -28,7 +28,7 @@ pub(super) struct Cell {
 }
 
 /// What a state consists of.
-pub(super) trait State: Serialize + DeserializeOwned + Default {
+pub(super) trait State: Serialize + DeserializeOwned + Default + Sync {
     /// The members that hold something of it.
     fn members(&self) -> Vec<&str>;
 }
@@ -158,6 +158,14 @@ impl Cell {
         })
     }
 
+    /// Writes a state in the place of the one that was seen, unless others have changed that.
+    pub(super) async fn write<S: State>(&self, seen: &Seen<S>) -> Result<Swapped, Error> {
+        let core = self.core();
+        let value = message::pack(&seen.state, &seen.data);
+        core.swap(&core.objects, &self.key, seen.revision, Some(&value))
+            .await
+    }
+
     /// Has `step` look at the state, as often as others change it, until it has had its way. Returns
     /// what it said and the state's revision from then on; `None` when the time is over.
     ///
@@ -179,12 +187,7 @@ impl Cell {
             match step(&mut seen, &dead) {
                 Step::Leave(result) => return Ok(Some((result, seen.revision))),
                 Step::Write(result) => {
-                    let value = message::pack(&seen.state, &seen.data);
-                    let objects = &core.objects;
-                    let swapped = core
-                        .swap(objects, &self.key, seen.revision, Some(&value))
-                        .await?;
-                    if let Swapped::Done(revision) = swapped {
+                    if let Swapped::Done(revision) = self.write(&seen).await? {
                         return Ok(Some((result, revision)));
                     }
                 }

@@ -7,6 +7,7 @@ use mp::{Error, JoinTimeoutError};
 use serde::{Deserialize, Serialize};
 
 use super::super::cell::{Seen, State, Step, Until};
+use super::super::member::Swapped;
 use super::{POLL, Queue};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -28,19 +29,25 @@ impl<T> Queue<T> {
     /// If it was called as often as items were put already, and as of [`len`](Self::len).
     pub fn task_done(&self) -> Result<(), Error> {
         let count = async {
-            let put = self.info().await?.state.last_sequence;
-            let counted = self.cell.change(Until::Now, |seen: &mut Seen<Done>, _| {
+            let mut put = 0;
+            loop {
+                let mut seen = self.cell.read::<Done>().await?;
                 if seen.state.done >= put {
-                    return Step::Leave(false);
+                    // Asked after that: all that is done was put before.
+                    put = self.info().await?.state.last_sequence;
+                    if seen.state.done >= put {
+                        return Ok(false);
+                    }
                 }
                 seen.state.done += 1;
-                Step::Write(true)
-            });
-            counted.await
+                if let Swapped::Done(_) = self.cell.write(&seen).await? {
+                    return Ok(true);
+                }
+            }
         };
         match self.run(count)? {
-            Some((true, _)) => Ok(()),
-            _ => Err(Error::from(too_often_done())),
+            true => Ok(()),
+            false => Err(Error::from(too_often_done())),
         }
     }
 
