@@ -653,7 +653,7 @@ impl Agent {
             && !self.is_draining
         {
             let answer = message::pack_head(&self.presence());
-            let _ = self.link.client.publish(reply, answer.into()).await;
+            self.link.say(reply, None, answer.into()).await;
         }
     }
 
@@ -684,7 +684,7 @@ impl Agent {
         if !self.link.is_connected() {
             return;
         }
-        let _ = self.link.client.publish(reply.clone(), what.into()).await;
+        self.link.say(reply.clone(), None, what.into()).await;
     }
 
     /// Tells a submitter that of a message that goes to another agent nothing has been begun here. If that
@@ -695,7 +695,7 @@ impl Agent {
         }
         let subject = self.link.names.outcomes(pool);
         let word = message::pack(&Word::Untouched { id: *id }, &[]);
-        let _ = self.link.client.publish(subject, word.into()).await;
+        self.link.say(subject.into(), None, word.into()).await;
     }
 
     fn note_change(&mut self, change: Change) {

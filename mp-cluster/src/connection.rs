@@ -351,6 +351,9 @@ impl Connection {
             .connection_timeout(self.timeout)
             .request_timeout(Some(self.timeout))
             .subscription_capacity(64 * 1024)
+            // More than there are publishes under way: while there is no connection nothing is taken from
+            // there, and who found no room would wait for the server.
+            .client_capacity(64 * 1024)
             .ping_interval(PING)
             .reconnect_delay_callback(|attempts| {
                 Duration::from_millis(50 << attempts.min(5)).min(Duration::from_secs(1))

@@ -235,6 +235,10 @@ impl Errand {
                 tokio::select! {
                     own = self.suspects.clone().lock_owned() => turn = Some(own),
                     () = recalled(&mut stops) => {
+                        // As if it began: whoever had it before may have been lost by it.
+                        if self.is_again && self.is_given_up().await {
+                            return End::Settled;
+                        }
                         return self.hand_back(pieces).await;
                     }
                 }

@@ -12,7 +12,8 @@ use async_nats::jetstream::stream::{
     self, DeleteStatus, DiscardPolicy, RetentionPolicy, StorageType, Stream,
 };
 use async_nats::jetstream::{self, Context, ErrorCode};
-use async_nats::{Client, ConnectErrorKind, Event, ServerError};
+use async_nats::{Client, ConnectErrorKind, Event, ServerError, Subject};
+use bytes::Bytes;
 use mp::Error;
 use serde_json::json;
 use tokio::sync::{Notify, mpsc};
@@ -31,6 +32,8 @@ const OLDEST: (u64, u64, u64) = (2, 10, 23);
 pub(crate) const LEASE: Duration = Duration::from_secs(5);
 /// How often it says so.
 pub(crate) const PROGRESS: Duration = Duration::from_millis(1500);
+/// How long one waits to be able to say what is said again, or asked for again, if it is not heard.
+const SAY: Duration = Duration::from_millis(100);
 
 /// When what is left of a build that is not used any more goes.
 const UNUSED: Duration = Duration::from_secs(24 * 3600);
@@ -153,6 +156,21 @@ impl Link {
     /// thousand messages make the sender wait.
     pub(crate) fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// Says what need not arrive, and waits for room for it no longer than [`SAY`].
+    pub(crate) async fn say(&self, subject: Subject, reply: Option<Subject>, payload: Bytes) {
+        let said = async {
+            match reply {
+                Some(reply) => {
+                    self.client
+                        .publish_with_reply(subject, reply, payload)
+                        .await
+                }
+                None => self.client.publish(subject, payload).await,
+            }
+        };
+        let _ = tokio::time::timeout(SAY, said).await;
     }
 
     /// Finds the stream of tasks, or makes it.

@@ -351,7 +351,10 @@ fn without_a_server_calls_fail_within_their_time() {
         cluster.queue::<u32>("q").unwrap(),
     );
     let guard = lock.acquire().unwrap();
+    // It has asked before, so that it only needs the answer.
+    assert!(matches!(queue.try_get(), Err(TryGetError::Empty)));
     server.kill();
+    assert!(matches!(queue.try_get(), Err(TryGetError::Failed(_))));
     let other = cluster.lock("other").unwrap();
     assert!(other.acquire().unwrap_err().is_cluster());
     assert!(other.try_acquire().unwrap_err().is_cluster());

@@ -443,6 +443,39 @@ fn stream_of_that_name_that_is_not_ours() {
 }
 
 #[test]
+fn calls_end_when_the_stream_is_gone_for_good() {
+    let _watchdog = watchdog(120);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let _agent = server.agent(1);
+    let pool = connect(&server.url(), Duration::from_secs(2));
+    let marks = Marks::new();
+    let begun = pool.submit(wait_for, (marks.path(), 0)).unwrap();
+    marks.await_begun(0);
+    let waits = pool.submit(square, (4,)).unwrap();
+    eventually("the server has it", || server.tasks() == 2);
+    with_client(&server, async |client| {
+        let context = async_nats::jetstream::new(client);
+        let config = async_nats::jetstream::stream::Config {
+            name: "mp-default".to_owned(),
+            subjects: vec!["other".to_owned()],
+            ..Default::default()
+        };
+        context.delete_stream("mp-default").await.unwrap();
+        context.create_stream(config).await.unwrap();
+    });
+    let later = pool.submit(square, (5,)).unwrap();
+    for job in [waits, later] {
+        let text = job.wait().unwrap_err().to_string();
+        assert!(text.contains("stream of tasks"), "{text}");
+    }
+    // Outcomes do not come by it.
+    marks.go();
+    assert_eq!(begun.wait().unwrap(), 0);
+}
+
+#[test]
 fn what_makes_no_sense_harms_nobody() {
     let Some(server) = Server::start() else {
         return;

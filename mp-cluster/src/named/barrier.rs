@@ -334,7 +334,10 @@ impl Barrier {
             }
             if state.acting.is_some() {
                 // That pass is full.
-                return Step::Wait;
+                return match may_wait {
+                    true => Step::Wait,
+                    false => Step::Leave(Arrival::TooEarly),
+                };
             }
             let index = state.waiting.len() as u32;
             if index + 1 == state.parties {

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
 
 use mp::Error;
 
 use super::cell::{Cell, State, Step, Until};
 use super::cluster::Core;
 use super::member::{Hold, Member};
+
+/// Between two attempts to give something back, each of which is as patient as any call.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A hold that is about to be taken, or was: dropping it gives it back.
 pub(super) struct Claim<S: Release> {
@@ -89,13 +93,16 @@ impl<S: Release> Drop for Claim<S> {
         if self.is_given {
             return;
         }
-        let (cell, hold) = (self.cell.clone(), self.hold.clone());
+        let (cell, hold, member) = (self.cell.clone(), self.hold.clone(), self.member.clone());
         let data = self.data.take();
         let core: Arc<Core> = cell.core().clone();
         let (giving, given) = std_mpsc::channel::<()>();
         core.spawn(async move {
-            // If it cannot be given back now it comes back when this process ends.
-            let _ = give_back::<S>(&cell, &hold, data.as_deref()).await;
+            // While this process lives nobody else may give it back, however long the server is away.
+            while give_back::<S>(&cell, &hold, data.as_deref()).await.is_err() && !member.is_dead()
+            {
+                tokio::time::sleep(PAUSE).await;
+            }
             drop(giving);
         });
         // So that whoever drops it and looks finds it given back.

@@ -40,6 +40,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use self::out::Out;
 use self::sending::Sent;
+use self::trouble::{Found, Unfound};
 use self::words::Fetched;
 use crate::blobs::Blobs;
 use crate::broadcast::Broadcast;
@@ -212,8 +213,8 @@ struct State {
     fetched: mpsc::UnboundedReceiver<Fetched>,
     fetching: mpsc::UnboundedSender<Fetched>,
     /// The messages that the server had when it was asked.
-    found: mpsc::UnboundedReceiver<(Instant, HashSet<u64>)>,
-    finding: mpsc::UnboundedSender<(Instant, HashSet<u64>)>,
+    found: mpsc::UnboundedReceiver<(Instant, Found)>,
+    finding: mpsc::UnboundedSender<(Instant, Found)>,
     next_check: Instant,
     blobs: Blobs,
     /// The shared data among them.
@@ -222,6 +223,7 @@ struct State {
     is_untidy: bool,
     /// Since when the server has taken nothing, and what it says.
     full: Option<(Instant, String)>,
+    unfound: Option<Unfound>,
     /// Since when there has been no connection, or no worker.
     disconnected: Option<Instant>,
     /// Whether there is one again, and the stream is yet to be found.
@@ -286,6 +288,7 @@ impl State {
             next_check: Instant::now() + CHECK,
             is_untidy: false,
             full: None,
+            unfound: None,
             disconnected: None,
             is_back: false,
             deserted: None,
@@ -313,7 +316,7 @@ impl State {
                 Some((id, sent)) = self.sent.recv() => self.note_sent(id, sent),
                 Some((id, is_gone)) = self.deleted.recv() => self.note_deleted(id, is_gone),
                 Some(fetched) = self.fetched.recv() => self.note_fetched(fetched).await,
-                Some((asked, found)) = self.found.recv() => self.note_found(asked, &found),
+                Some((asked, found)) = self.found.recv() => self.note_found(asked, found),
                 Some(answer) = self.answers.next() => {
                     self.take_answer(&answer);
                 }

@@ -216,6 +216,7 @@ impl State {
             Sent::Taken(sequence) => {
                 fault!("submit.sent");
                 self.full = None;
+                self.unfound = None;
                 if let Some(out) = self.out.get_mut(id) {
                     out.taken = Some(Instant::now());
                     out.sequence = sequence;
@@ -237,6 +238,7 @@ impl State {
             Sent::NotStored(why) => self.note_unstored(id, &why),
             Sent::NoStream => {
                 self.is_back = true;
+                self.note_unfound("it is not there");
                 self.send_later(id);
             }
             Sent::Refused(why) => {
@@ -313,7 +315,7 @@ impl State {
         let cancelled = message::pack_head(&Cancelled { pool, id, place });
         let subject = self.link.names.cancelled();
         // Whom it does not reach hears it when it says what it is at.
-        let _ = self.link.client.publish(subject, cancelled.into()).await;
+        self.link.say(subject.into(), None, cancelled.into()).await;
     }
 }
 

@@ -66,7 +66,7 @@ impl State {
             out.taking_back = TakingBack::Done(self.heard);
         } else {
             out.taking_back = TakingBack::No;
-            self.send(id);
+            self.send_again(id);
         }
     }
 

@@ -8,10 +8,25 @@ use futures_util::TryStreamExt;
 
 use super::out::{Message, TakingBack};
 use super::{CHECK, State};
+use crate::error::chain;
 use crate::link::{Change, LEASE};
 
 /// How long nothing may be heard of a server that is there, with calls under way.
 const SILENCE: Duration = Duration::from_secs(7);
+
+/// When the server is asked again which messages it has, after it did not tell.
+const CHECK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The messages that the server had when it was asked, or why it did not tell.
+pub(super) type Found = Result<HashSet<u64>, String>;
+
+/// That the server has no stream of ours, or does not tell of it.
+pub(super) struct Unfound {
+    since: Instant,
+    /// When that was found last.
+    now: Instant,
+    why: String,
+}
 
 /// How long an agent may say nothing of what it was at, until the message is sent again though the
 /// server has it: it should have given it to another long since, unless all are busy.
@@ -37,9 +52,11 @@ impl State {
             return;
         }
         // It may be another by now, without what was in it.
-        let Ok(stream) = self.link.stream().await else {
-            return;
+        let stream = match self.link.stream().await {
+            Ok(stream) => stream,
+            Err(error) => return self.note_unfound(&error.to_string()),
         };
+        self.unfound = None;
         let is_another = self.is_another(&stream);
         self.stream = stream;
         self.is_back = false;
@@ -89,22 +106,36 @@ impl State {
         let finding = self.finding.clone();
         tokio::spawn(async move {
             let asked = Instant::now();
-            let Ok(found) = stream.info_with_subjects(subjects).await else {
-                return;
+            let found = async {
+                let found = stream.info_with_subjects(subjects).await;
+                let ids = found.map_err(|error| chain(&error))?;
+                let ids = ids.try_filter_map(async |(subject, _)| {
+                    Ok(names.parse_task(&subject).map(|(_, id)| id))
+                });
+                ids.try_collect().await.map_err(|error| chain(&error))
             };
-            let ids = found.try_filter_map(async |(subject, _)| {
-                Ok(names.parse_task(&subject).map(|(_, id)| id))
-            });
-            if let Ok(ids) = ids.try_collect().await {
-                let _ = finding.send((asked, ids));
-            }
+            let _ = finding.send((asked, found.await));
         });
     }
 
+    /// The server has no stream of ours, or does not tell of it.
+    pub(super) fn note_unfound(&mut self, why: &str) {
+        let now = Instant::now();
+        self.next_check = now + CHECK_AGAIN;
+        let since = self.unfound.take().map_or(now, |unfound| unfound.since);
+        let why = why.to_owned();
+        self.unfound = Some(Unfound { since, now, why });
+    }
+
     /// Sends again what the server has lost, or has dropped since we were not there.
-    pub(super) fn note_found(&mut self, asked: Instant, found: &HashSet<u64>) {
+    pub(super) fn note_found(&mut self, asked: Instant, found: Found) {
+        let found = match found {
+            Ok(found) => found,
+            Err(why) => return self.note_unfound(&why),
+        };
         let now = Instant::now();
         self.heard = now;
+        self.unfound = None;
         let lost = self.out.ids(|id, out| {
             // What an agent has handed over is taken from `out` before its message goes.
             out.taken.is_some_and(|taken| taken < asked)
@@ -114,7 +145,7 @@ impl State {
         });
         for id in lost {
             match self.is_draining {
-                false => self.send(id),
+                false => self.send_again(id),
                 true => self.note_deleted(id, true),
             }
         }
@@ -129,17 +160,25 @@ impl State {
         }
     }
 
+    /// Sends again what the server does not have any more. If an agent said that it was at it, that is gone,
+    /// and the message may be to blame.
+    pub(super) fn send_again(&mut self, id: u64) {
+        let was_begun = self
+            .out
+            .get_mut(id)
+            .is_some_and(|out| out.at_work.is_some());
+        if !was_begun || self.note_lost(id) {
+            self.send(id);
+        }
+    }
+
     /// Sends a message again in the place of the one that the server has. Who is at that goes on.
     fn renew(&mut self, id: u64) {
         let Some(out) = self.out.get_mut(id) else {
             return;
         };
         match out.sequence {
-            Some(_) => {
-                // Once: if it waits for a worker it will do so again.
-                out.at_work = None;
-                self.take_back(id);
-            }
+            Some(_) => self.take_back(id),
             // The server says by which number it has it.
             None => self.send(id),
         }
@@ -184,6 +223,18 @@ impl State {
         if is_over(self.disconnected) {
             let why = format!("there has been no connection to the server for {patience:?}");
             self.give_up(patience, &why);
+        } else if self.disconnected.is_none()
+            && let Some(unfound) = &self.unfound
+            && unfound.now - unfound.since >= patience
+        {
+            let why = format!(
+                "the server has not had the stream of tasks for {patience:?}, or has not told of it: \
+                 {}",
+                unfound.why
+            );
+            // Outcomes do not come by the stream.
+            let is_over = |out: &Message| out.since.elapsed() >= patience && !out.is_at_work(now);
+            self.give_up_if(is_over, &why);
         } else if self.disconnected.is_none() && is_over(self.deserted) {
             // Of a connection that is cut one learns late.
             let whom = match now - self.heard < SILENCE {

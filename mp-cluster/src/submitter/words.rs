@@ -115,7 +115,7 @@ impl State {
     }
 
     /// An agent has what another one did not bring to an end; whether it is to begin with it.
-    fn note_lost(&mut self, id: u64) -> bool {
+    pub(super) fn note_lost(&mut self, id: u64) -> bool {
         let Some(out) = self.out.get_mut(id) else {
             return false;
         };
@@ -126,6 +126,7 @@ impl State {
             // Who was cut off is back, and goes on. If it is not heard of any more the message is sent again.
             return false;
         }
+        out.at_work = None;
         out.lost += 1;
         let lost = out.lost;
         if out.left() > 1 {
@@ -232,7 +233,7 @@ impl State {
         if let Some(reply) = reply
             && self.link.is_connected()
         {
-            let _ = self.link.client.publish(reply, answer).await;
+            self.link.say(reply, None, answer).await;
         }
     }
 }

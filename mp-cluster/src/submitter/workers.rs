@@ -105,12 +105,8 @@ impl State {
     pub(super) async fn call_roll(&mut self) {
         self.next_roll = Instant::now() + ROLL_CALL;
         let roll = self.link.names.roll_of_build();
-        let inbox = self.inbox.clone();
-        let _ = self
-            .link
-            .client
-            .publish_with_reply(roll, inbox, "".into())
-            .await;
+        let inbox = Some(self.inbox.clone().into());
+        self.link.say(roll.into(), inbox, "".into()).await;
     }
 
     /// Takes an answer to the roll call; whether it is that nobody is there.

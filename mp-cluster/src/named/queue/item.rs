@@ -28,14 +28,16 @@ pub struct Item<T: Transfer> {
 
 impl<T: Transfer> Item<T> {
     pub(super) fn new(queue: Queue<T>, given: Given, value: T) -> Self {
-        let client = queue.core().link.client.clone();
+        let link = queue.core().link.clone();
         let reply = given.reply.clone();
         let progress = queue.core().spawn_aside(async move {
             let mut ticks = tokio::time::interval(LEASE / 4);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                let _ = client.publish(reply.clone(), "+WPI".into()).await;
+                if link.is_connected() {
+                    link.say(reply.clone(), None, "+WPI".into()).await;
+                }
             }
         });
         Self {

@@ -198,6 +198,8 @@ impl<T> Queue<T> {
             Err(error) => return Err(error.to_string()),
         };
         // The server takes times from a millisecond on.
+        // The server answers in time or never: what it gives may be lost on its way, and comes again.
+        let until = Instant::now() + time + self.core().timeout;
         let asked = if time < Duration::from_millis(2) {
             consumer.fetch().max_messages(1).messages().await
         } else {
@@ -206,11 +208,12 @@ impl<T> Queue<T> {
         };
         let mut answers = asked.map_err(|error| chain(&error))?;
         loop {
+            let answer = tokio::time::timeout_at(until.into(), answers.next());
             let answer = match news {
-                None => answers.next().await,
+                None => answer.await,
                 Some(news) => tokio::select! {
                     biased;
-                    answer = answers.next() => answer,
+                    answer = answer => answer,
                     told = news.next() => {
                         // If it was closed, and nothing is left, nothing comes.
                         if told.is_some()
@@ -223,6 +226,9 @@ impl<T> Queue<T> {
                         continue;
                     }
                 },
+            };
+            let Ok(answer) = answer else {
+                return Err("the server does not answer".to_owned());
             };
             return match answer {
                 None => Ok(None),
