@@ -4,6 +4,8 @@
 //! is its caller's. In [`Phase::Ready`] it is nobody's. In [`Phase::Running`] the worker that the
 //! word names writes `progress`, `result…` and `elapsed`, and the input is constant.
 
+use std::mem::offset_of;
+
 use crate::fault::fault;
 use crate::loom::{AtomicU32, AtomicU64, Ordering};
 use crate::shm::safe::shared;
@@ -20,23 +22,37 @@ shared! {
     /// An entry of the job table. All zeros is free.
     #[repr(align(128))]
     pub(super) struct Job {
+        // What the caller writes, and the word that both look at.
+        //
         /// See [`Word`]. Changes by compare-and-set only.
         word: AtomicU64,
-        /// `{ expired: 1 bit, cut: 1 bit, epoch: 22 bits, claimed: 20 bits, done: 20 bits }`: items
-        /// whose run began, and items whose result is complete. One store an item, or one
-        /// compare-and-set if the items have a deadline, or may be taken away again: it fails once
-        /// the one has expired, or the others were. The epoch is the word's.
-        progress: AtomicU64,
         /// The block with the items. A free entry may keep one for its next use.
         pub(super) input: AtomicU64,
         pub(super) input_len: AtomicU64,
         /// The handles in them: a parcel, discarded by the caller once the job is over.
         pub(super) input_parcel: AtomicU64,
+        /// How long each item may take, in nanoseconds; zero is no limit.
+        pub(super) limit: AtomicU64,
         /// `{ open: 1 bit, count: 31 bits }`: how many items there are, and whether its caller adds
         /// more.
         count: AtomicU32,
         /// How many items at their start were finished by another worker.
         pub(super) first: AtomicU32,
+        /// The only worker that may claim it, as the bits of a [`Holder`]; zero for any. Constant
+        /// while it is ready.
+        pub(super) target: AtomicU32,
+        /// Whether the items are together only for speed: see [`cut`](Job::cut).
+        is_loose: AtomicU32,
+        /// When it was offered, in nanoseconds of the monotonic clock.
+        pub(super) offered: AtomicU64,
+
+        // What the worker writes, in a line that nobody else looks at meanwhile without need.
+        //
+        /// `{ expired: 1 bit, cut: 1 bit, epoch: 22 bits, claimed: 20 bits, done: 20 bits }`: items
+        /// whose run began, and items whose result is complete. One store an item, or one
+        /// compare-and-set if the items have a deadline, or may be taken away again: it fails once
+        /// the one has expired, or the others were. The epoch is the word's.
+        progress: AtomicU64,
         /// The block with the results: the worker's while the job runs, then the parent's. When the
         /// results outgrow it the new block's name stands here before the old one is freed. Before
         /// the worker has one, and in a free entry: what was kept of an earlier use.
@@ -46,27 +62,18 @@ shared! {
         /// When the first item began, and how long the items took, in nanoseconds.
         pub(super) began: AtomicU64,
         pub(super) elapsed: AtomicU64,
+        /// When the item began that the worker is at, if there is a limit.
+        pub(super) item_began: AtomicU64,
+        /// The block with what all results were merged into, if they were; of a job that is done.
+        pub(super) merged: AtomicU64,
         /// Why the worker stopped before the last item, as an [`Early`].
         early: AtomicU32,
         /// The number of the call, which leads to the bell that it waits on.
         pub(super) bell: AtomicU32,
-        /// How long each item may take, in nanoseconds; zero is no limit.
-        pub(super) limit: AtomicU64,
-        /// When the item began that the worker is at, if there is a limit.
-        pub(super) item_began: AtomicU64,
-        /// When it was offered, in nanoseconds of the monotonic clock.
-        pub(super) offered: AtomicU64,
-        /// The only worker that may claim it, as the bits of a [`Holder`]; zero for any. Constant
-        /// while it is ready.
-        pub(super) target: AtomicU32,
-        /// Whether the items are together only for speed: see [`cut`](Job::cut).
-        is_loose: AtomicU32,
-        /// The block with what all results were merged into, if they were; of a job that is done.
-        pub(super) merged: AtomicU64,
     }
 }
 
-const _: () = assert!(size_of::<Job>() == 128);
+const _: () = assert!(size_of::<Job>() == 128 && offset_of!(Job, progress) == 64);
 
 /// How far a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! It is a region of the pool's own, so that a full arena of the program does not stop a pool. The
 //! parent makes it, and each worker gets it as a descriptor. The protocol is in `pool/README.md`.
 
+use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use crate::sys;
 pub(super) const BELLS: usize = 256;
 
 /// "mp pool" and the version of the layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x06");
+const MAGIC: u64 = u64::from_le_bytes(*b"mp pool\x07");
 
 /// New calls are refused, and workers end once none is left.
 pub(super) const CLOSED: u64 = 1;
@@ -39,7 +40,8 @@ pub(super) const STOPPED: u64 = 2;
 pub(super) const DRAINING: u64 = 4;
 
 shared! {
-    /// The first bytes of a pool's memory.
+    /// The first bytes of a pool's memory. What changes with each job lies in lines of its own, away from
+    /// what is read with each.
     #[repr(align(128))]
     pub(super) struct Header {
         /// [`MAGIC`], which names the layout as well.
@@ -48,10 +50,10 @@ shared! {
         parent: AtomicU64,
         /// [`CLOSED`], [`STOPPED`] and [`DRAINING`].
         pub(super) flags: AtomicU64,
-        /// Calls that are under way.
-        pub(super) calls: AtomicU64,
         /// Where a caller ran when it last put a job out.
         pub(super) caller: Whereabouts,
+        /// Where the worker ran that began a job last.
+        pub(super) worker: Whereabouts,
         /// How many workers there are meant to be that run jobs, at most, and whether there are fewer.
         pub(super) workers: AtomicU64,
         pub(super) is_short: AtomicU64,
@@ -70,33 +72,63 @@ shared! {
         pub(super) drains: AtomicU64,
         /// Whether results go to another machine.
         pub(super) is_attended: AtomicU64,
-        /// Jobs that were ever done: tells workers that die of what they do from those that die at
-        /// once.
-        pub(super) finished: AtomicU64,
-        /// Where the worker ran that began a job last.
-        pub(super) worker: Whereabouts,
         /// What each worker runs first: a block, how many bytes of it, and what it is called with.
         pub(super) initializer: AtomicU64,
         pub(super) initializer_len: AtomicU64,
         /// What came of an initializer that failed: the first such block, owned by the parent.
         pub(super) initializer_failure: AtomicU64,
+        _pad: [AtomicU64; 10],
+        /// Calls that are under way. Callers write it, and workers read it once the pool is closed.
+        pub(super) calls: AtomicU64,
+        _pad2: [AtomicU64; 15],
+        /// Jobs that were ever done: tells workers that die of what they do from those that die at
+        /// once. Workers write it.
+        pub(super) finished: AtomicU64,
+        _pad3: [AtomicU64; 15],
     }
 }
 
 shared! {
     /// Jobs that are ready, in order. A hint: the truth is in their state words, and an entry whose
     /// job is not ready is passed over.
+    ///
+    /// A job that a worker looks for while it is put takes one line there: the tail's. The head's stays
+    /// with who takes, and the others with who puts.
     #[repr(align(128))]
     struct Ring {
         /// How many entries were ever passed. Advanced by whoever finds the first one used up.
         head: AtomicU64,
         _pad: [AtomicU64; 15],
-        /// How many entries were ever put. Advanced under the lock.
+        /// See [`Tail`]. Advanced under the lock.
         tail: AtomicU64,
+        _pad2: [AtomicU64; 15],
         /// Held while an entry is put.
         lock: RawMutex,
-        _pad2: [AtomicU32; 29],
+        _pad3: AtomicU32,
+        /// So many entries were passed at least. Changed under the lock.
+        passed: AtomicU64,
+        _pad4: [AtomicU64; 14],
         entries: [AtomicU32; JOBS as usize],
+    }
+}
+
+/// How many entries were ever put, and which job the last of them is:
+/// `{ count: 52 bits, job: 12 bits }`.
+#[derive(Clone, Copy, Debug)]
+struct Tail(u64);
+
+impl Tail {
+    fn count(self) -> u64 {
+        self.0 / u64::from(JOBS)
+    }
+
+    fn job(self) -> u32 {
+        (self.0 % u64::from(JOBS)) as u32
+    }
+
+    /// With one more.
+    fn and(self, job: u32) -> Self {
+        Self((self.count() + 1) * u64::from(JOBS) + u64::from(job))
     }
 }
 
@@ -128,6 +160,9 @@ shared! {
         _pad: [AtomicU64; 15],
     }
 }
+
+const _: () = assert!(offset_of!(Header, calls).is_multiple_of(128));
+const _: () = assert!(offset_of!(Header, finished).is_multiple_of(128));
 
 const RING: u64 = size_of::<Header>() as u64;
 const BELLS_AT: u64 = RING + size_of::<Ring>() as u64;
@@ -390,14 +425,14 @@ impl Memory {
             Ok(Acquired::Clean | Acquired::Inherited(_)) => {}
             Err(_) => unreachable!("the ring's lock is never marked and has no deadline"),
         }
-        let tail = ring.tail.load(Ordering::Relaxed);
-        let is_full = tail - self.pass_over() >= u64::from(JOBS);
+        let tail = Tail(ring.tail.load(Ordering::Relaxed));
+        let is_full = !self.has_room(tail.count());
         if !is_full {
-            // Release: pairs with the Acquire in `claim`; a job is ready before it is in the ring.
-            ring.entry(tail).store(index, Ordering::Release);
+            // Release: pairs with the Acquire in `Ring::at`; a job is ready before it is in the ring.
+            ring.entry(tail.count()).store(index, Ordering::Release);
             fault!("pool.put");
-            // Release: the entry is there before it counts.
-            ring.tail.store(tail + 1, Ordering::Release);
+            // Release: pairs with the Acquire in `Ring::tail`; job and entry are there before they count.
+            ring.tail.store(tail.and(index).0, Ordering::Release);
         }
         ring.lock.unlock(self.peers);
         if is_full {
@@ -406,7 +441,7 @@ impl Memory {
         fault!("pool.pushed");
         let bells = self.bells();
         let now = self.job(index).offered.load(Ordering::Relaxed);
-        let is_left = bells.relay.carries(now) && ring.head.load(Ordering::Acquire) < tail;
+        let is_left = bells.relay.carries(now) && ring.head.load(Ordering::Acquire) < tail.count();
         if !is_left {
             bells.relay.ring(&bells.work, self.peers, now);
         }
@@ -429,23 +464,23 @@ impl Memory {
         is_queued
     }
 
-    /// Passes over entries that are used up if the ring is about to be full, and returns the head.
-    fn pass_over(&self) -> u64 {
+    /// Whether there is room for the entry at `tail`, for who has the lock. Passes over entries that are
+    /// used up if the ring is about to be full.
+    fn has_room(&self, tail: u64) -> bool {
         let ring = self.ring();
-        loop {
+        let is_room = |head| tail - head < u64::from(JOBS);
+        // As a rule without a look at the head, whose line the workers write.
+        while !is_room(ring.passed.load(Ordering::Relaxed)) {
             let head = ring.head.load(Ordering::Acquire);
-            let tail = ring.tail.load(Ordering::Relaxed);
-            if tail - head < u64::from(JOBS) {
-                return head;
+            ring.passed.store(head, Ordering::Relaxed);
+            if !is_room(head) {
+                if self.job(ring.at(head, ring.tail())).is_ready() {
+                    return false;
+                }
+                ring.pass(head);
             }
-            if self
-                .job(ring.entry(head).load(Ordering::Acquire) % JOBS)
-                .is_ready()
-            {
-                return head;
-            }
-            ring.pass(head);
         }
+        true
     }
 
     /// Takes the next job that is ready for `me`, unless that is left to its caller for a moment. A
@@ -456,13 +491,13 @@ impl Memory {
         loop {
             // Acquire: an entry that others have passed is not looked at again.
             let head = ring.head.load(Ordering::Acquire);
-            // Acquire: pairs with the Release in `push`.
-            if ring.tail.load(Ordering::Acquire) <= head {
+            let tail = ring.tail();
+            if tail.count() <= head {
                 return None;
             }
             // If others have passed the entry by now, it may hold a newer job: that one is ready
             // or not by its own word, and its own entry is passed over later.
-            let job = self.job(ring.entry(head).load(Ordering::Acquire) % JOBS);
+            let job = self.job(ring.at(head, tail));
             if job.is_ready() && is_unripe(job) {
                 return None;
             }
@@ -532,7 +567,7 @@ impl Memory {
         // SeqCst: pairs with the fence in `Relay::carries`. Either we see what was put, or who put it that
         // all before it was taken, and wakes somebody.
         fence(Ordering::SeqCst);
-        let is_empty = ring.tail.load(Ordering::Acquire) <= head;
+        let is_empty = ring.tail().count() <= head;
         let has_work = self.has_work(choice);
         // What others have taken since is no reason to sleep; what is left to its caller is.
         has_work || choice == Choice::Any && !is_empty && self.ripens_in().is_none()
@@ -554,8 +589,8 @@ impl Memory {
     fn first(&self) -> Option<&Job> {
         let ring = self.ring();
         let head = ring.head.load(Ordering::Acquire);
-        (head < ring.tail.load(Ordering::Acquire))
-            .then(|| self.job(ring.entry(head).load(Ordering::Acquire) % JOBS))
+        let tail = ring.tail();
+        (head < tail.count()).then(|| self.job(ring.at(head, tail)))
     }
 
     /// How long the job at the head of the ring is left to its caller, if it is.
@@ -661,6 +696,23 @@ fn is_unripe(job: &Job) -> bool {
 }
 
 impl Ring {
+    /// How many entries were put by now.
+    #[inline]
+    fn tail(&self) -> Tail {
+        // Acquire: pairs with the Release in `push`.
+        Tail(self.tail.load(Ordering::Acquire))
+    }
+
+    /// The job at a position before the tail.
+    #[inline]
+    fn at(&self, position: u64, tail: Tail) -> u32 {
+        match position + 1 == tail.count() {
+            true => tail.job(),
+            // Acquire: pairs with the Release in `push`, should it be a newer one than counts.
+            false => self.entry(position).load(Ordering::Acquire) % JOBS,
+        }
+    }
+
     fn entry(&self, position: u64) -> &AtomicU32 {
         &self.entries[(position % u64::from(JOBS)) as usize]
     }
