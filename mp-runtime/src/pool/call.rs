@@ -934,6 +934,7 @@ impl<'p, R: Transfer> Call<'p, R> {
         fault!("pool.harvesting");
         self.is_stuck = false;
         let pool = self.pool;
+        pool.memory.expect_end(index);
         let job = pool.memory.job(index);
         let first = job.first.load(Ordering::Relaxed);
         let count = job.count();

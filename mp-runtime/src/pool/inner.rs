@@ -446,7 +446,6 @@ impl Inner {
     /// otherwise it is left to one that is on its way.
     pub(super) fn offer(&self, index: u32, first: u32, attempt: u8) -> bool {
         let memory = &self.memory;
-        memory.header().caller.note();
         let job = memory.job(index);
         job.first.store(first, Ordering::Relaxed);
         job.set_early(Early::No);
@@ -457,6 +456,7 @@ impl Inner {
             return true;
         }
         if self.guest().is_some() {
+            memory.header().caller.note();
             memory.mark_ready(index);
             fault!("nest.marked");
             memory.work_bell().ring(memory.peers(), 1);
@@ -471,6 +471,8 @@ impl Inner {
                 Err(RingFull) => std::thread::sleep(Duration::from_millis(1)),
             }
         };
+        // Only now: whoever has it already does not wait for this.
+        memory.header().caller.note();
         self.summon();
         is_told
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::job::{Claim, JOBS, Job, Running};
 use super::nest::{NESTED, Nest};
 use super::seat::Seat;
+use super::wire;
 use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::fault::fault;
@@ -177,6 +178,11 @@ const SLIPS: u32 = 1024;
 /// Bytes of a slip. A job of one small item needs half of it.
 pub(super) const SLIP: usize = 256;
 
+/// Bytes that a processor has from another one at once.
+const LINE: usize = 64;
+/// Bytes of the first item or result that are fetched early.
+const HEAD: usize = 12;
+
 /// Entries of the job table: those of the parent's calls, then those of its tasks' calls.
 const ENTRIES: u32 = JOBS + NESTED;
 
@@ -338,8 +344,7 @@ impl Memory {
     #[inline]
     pub(super) fn job(&self, index: u32) -> &Job {
         assert!(index < ENTRIES, "no such job");
-        self.region
-            .at(TABLE + u64::from(index) * size_of::<Job>() as u64)
+        self.region.at(place_of(index))
     }
 
     /// The entry that a job is in.
@@ -395,6 +400,45 @@ impl Memory {
                 Some(self.arena.place(place, len.min(SLIP)))
             }
             block => self.bytes(block, len),
+        }
+    }
+
+    // What is fetched before it is needed: each line that another processor has written last takes as long
+    // as a hundred instructions, and several take hardly longer than one.
+
+    /// Says that the caller looks at a job that a worker is to claim.
+    #[inline]
+    fn expect_claim(&self, index: u32) {
+        self.region.expect_writes(place_of(index), LINE);
+        if let Some(items) = self.slip(index, Side::Items) {
+            self.region.expect_reads(items, wire::RECORDS + HEAD);
+        }
+    }
+
+    /// Says that the caller, which has claimed a job, is about to run it.
+    #[inline]
+    fn expect_run(&self, index: u32) {
+        self.region
+            .expect_writes(place_of(index) + LINE as u64, LINE);
+        if let Some(results) = self.slip(index, Side::Results) {
+            self.region
+                .expect_writes(results + wire::RECORDS as u64, HEAD);
+        }
+    }
+
+    /// Says that the job in an entry is over, whose caller is about to take the results and to use the entry
+    /// for another.
+    #[inline]
+    pub(super) fn expect_end(&self, index: u32) {
+        self.region
+            .expect_writes(place_of(index) + LINE as u64, LINE);
+        if let (Some(items), Some(results)) = (
+            self.slip(index, Side::Items),
+            self.slip(index, Side::Results),
+        ) {
+            self.region
+                .expect_reads(results + wire::RECORDS as u64, HEAD);
+            self.region.expect_writes(items, wire::RECORDS + HEAD);
         }
     }
 
@@ -497,12 +541,14 @@ impl Memory {
             }
             // If others have passed the entry by now, it may hold a newer job: that one is ready
             // or not by its own word, and its own entry is passed over later.
-            let job = self.job(ring.at(head, tail));
+            let index = ring.at(head, tail);
+            let job = self.job(index);
             if job.is_ready() && is_unripe(job) {
                 return None;
             }
             match job.claim(me) {
                 Claim::Mine(running) => {
+                    self.expect_run(index);
                     fault!("pool.claimed");
                     ring.pass(head);
                     return Some((job, running));
@@ -576,8 +622,11 @@ impl Memory {
     /// Whether there may be a job in the ring, other than one that is left to its caller for a
     /// moment.
     fn has_entry(&self) -> bool {
-        self.first()
-            .is_some_and(|job| !job.is_ready() || !is_unripe(job))
+        self.first().is_some_and(|index| {
+            self.expect_claim(index);
+            let job = self.job(index);
+            !job.is_ready() || !is_unripe(job)
+        })
     }
 
     /// Whether there may be a job in the ring.
@@ -586,16 +635,19 @@ impl Memory {
     }
 
     /// The job at the head of the ring.
-    fn first(&self) -> Option<&Job> {
+    fn first(&self) -> Option<u32> {
         let ring = self.ring();
         let head = ring.head.load(Ordering::Acquire);
         let tail = ring.tail();
-        (head < tail.count()).then(|| self.job(ring.at(head, tail)))
+        (head < tail.count()).then(|| ring.at(head, tail))
     }
 
     /// How long the job at the head of the ring is left to its caller, if it is.
     pub(super) fn ripens_in(&self) -> Option<Duration> {
-        let job = self.first().filter(|job| job.is_ready())?;
+        let job = self.job(self.first()?);
+        if !job.is_ready() {
+            return None;
+        }
         let left = job.ripens()?.saturating_sub(sys::clock::now());
         Some(Duration::from_nanos(left))
     }
@@ -681,6 +733,12 @@ impl Memory {
     fn bells(&self) -> &Bells {
         self.region.at(BELLS_AT)
     }
+}
+
+/// Where the entry of a job lies.
+#[inline]
+fn place_of(index: u32) -> u64 {
+    TABLE + u64::from(index) * size_of::<Job>() as u64
 }
 
 impl Sharing {

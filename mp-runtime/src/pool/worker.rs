@@ -288,7 +288,6 @@ impl<'a> Worker<'a> {
             job.close();
             fault!("pool.closed");
         }
-        self.memory.header().worker.note();
         let began = sys::clock::now();
         job.began.store(began, Ordering::Relaxed);
         let index = self.memory.index_of(job);
@@ -328,6 +327,8 @@ impl<'a> Worker<'a> {
         fault!("pool.committed");
         // Everybody: several calls may share the bell.
         self.memory.done_bell(bell).ring_all(self.memory.peers());
+        // Only now: whoever has the results already does not wait for this.
+        self.memory.header().worker.note();
         finish
     }
 

@@ -137,6 +137,31 @@ impl Region {
         let _ = place;
     }
 
+    /// As [`expect_reads`](Self::expect_reads), of bytes that are about to be written: the processor may
+    /// take the lines away from others, which it would have to do for the first write.
+    ///
+    /// # Panics
+    ///
+    /// Panics if they would reach beyond the end.
+    #[inline]
+    pub(crate) fn expect_writes(&self, offset: u64, len: usize) {
+        let place = self.pointer(offset, len);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        for line in (0..len).step_by(64) {
+            let line = place.as_ptr().wrapping_add(line);
+            // SAFETY: as in `expect_reads`. Processors that do not know the instruction pass over it.
+            unsafe {
+                std::arch::asm!(
+                    "prefetchw [{}]",
+                    in(reg) line,
+                    options(nostack, preserves_flags, readonly)
+                );
+            }
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        let _ = place;
+    }
+
     /// The offset of an object, if it lies in this region.
     pub(crate) fn offset_of<T>(&self, object: &T) -> Option<u64> {
         let base = self.mapping.base().as_ptr() as usize;
