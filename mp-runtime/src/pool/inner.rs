@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 
@@ -105,6 +105,8 @@ pub(super) struct Inner {
     entry_freed: Condvar,
     /// How the workers ended whose jobs are dead, by job.
     deaths: Mutex<HashMap<u32, Arc<Death>>>,
+    /// Whether there are any: as a rule not, and then nobody takes the lock.
+    has_deaths: AtomicBool,
     /// Jobs that a caller left behind while workers were at them.
     orphans: Mutex<Vec<u32>>,
     orphan_count: AtomicUsize,
@@ -213,6 +215,7 @@ impl Inner {
             entries: Mutex::default(),
             entry_freed: Condvar::new(),
             deaths: Mutex::default(),
+            has_deaths: AtomicBool::new(false),
             orphans: Mutex::default(),
             orphan_count: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
@@ -715,7 +718,9 @@ impl Inner {
         if index >= JOBS {
             return self.note_failure_of(index, &death);
         }
-        lock(&self.deaths).insert(index, Arc::new(death));
+        let mut deaths = lock(&self.deaths);
+        deaths.insert(index, Arc::new(death));
+        self.has_deaths.store(true, Ordering::Relaxed);
     }
 
     /// How the worker ended that was at a job.
@@ -728,10 +733,11 @@ impl Inner {
         if index >= JOBS {
             return self.memory.forget_failure(index);
         }
-        let mut deaths = lock(&self.deaths);
-        // As a rule there are none, and to hash the number would take longer than the look.
-        if !deaths.is_empty() {
+        // Relaxed: it was recorded before the job's word said that it is dead, which its caller has read.
+        if self.has_deaths.load(Ordering::Relaxed) {
+            let mut deaths = lock(&self.deaths);
             deaths.remove(&index);
+            self.has_deaths.store(!deaths.is_empty(), Ordering::Relaxed);
         }
     }
 }
