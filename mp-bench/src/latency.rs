@@ -6,12 +6,14 @@
 //! what the machine needs to hand a word from one process to another and back.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use crossbeam_channel::unbounded;
 use mp::{AnyError, Child, Pool, Process};
+use serde::{Deserialize, Serialize};
 
 use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::word::{self, Words};
@@ -120,6 +122,20 @@ fn round_trip(
     });
     race.target(Target::Ratio(1.2));
 
+    if let (None, Place::TwoCpus) = (pause, place) {
+        for (name, number) in [
+            (
+                "two who look at one line, the number in another",
+                Number::Apart,
+            ),
+            ("two who look at one line, the number in it", Number::Beside),
+        ] {
+            let mut looking = Looking::start(worker_cpus, number)?;
+            race.enter(name, move || looking.measure(count));
+        }
+        race.limit();
+    }
+
     let (requests, requests_out) = unbounded();
     let (replies_in, replies) = unbounded();
     pin::on(worker_cpus, || {
@@ -203,13 +219,13 @@ fn answer(path: PathBuf) -> Result<(), AnyError> {
     let words = Words::open(&path)?;
     let mut turn = 0;
     while word::await_change(words.futex(), turn) {
-        let seen = words.futex().load(std::sync::atomic::Ordering::Acquire);
+        let seen = words.futex().load(Ordering::Acquire);
         if seen == END {
             return Ok(());
         }
         let count = words.count();
-        let x = count.load(std::sync::atomic::Ordering::Relaxed);
-        count.store(x * x + 1, std::sync::atomic::Ordering::Relaxed);
+        let x = count.load(Ordering::Relaxed);
+        count.store(x * x + 1, Ordering::Relaxed);
         turn = seen + 1;
         word::hand_over(words.futex(), turn);
     }
@@ -239,18 +255,116 @@ impl Futex {
 
     /// Hands a number over and waits for the answer, which is its square and one.
     pub(crate) fn call(&mut self, x: u64) -> anyhow::Result<u64> {
-        use std::sync::atomic::Ordering::Relaxed;
-        self.words.count().store(x, Relaxed);
+        self.words.count().store(x, Ordering::Relaxed);
         // Two steps a call; the even one is the worker's.
         self.turn += 2;
         word::hand_over(self.words.futex(), self.turn);
         word::await_change(self.words.futex(), self.turn)
-            .then(|| self.words.count().load(Relaxed))
+            .then(|| self.words.count().load(Ordering::Relaxed))
             .context("the other process does not answer")
     }
 }
 
 impl Drop for Futex {
+    fn drop(&mut self) {
+        word::hand_over(self.words.futex(), END);
+        let _ = self.process.join();
+    }
+}
+
+/// Where two who look at a flag all the time have the number that they hand over.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Number {
+    /// In the line of the flag.
+    Beside,
+    /// In a line of its own.
+    Apart,
+}
+
+impl Number {
+    fn of(self, words: &Words) -> &AtomicU64 {
+        match self {
+            Self::Beside => words.beside_flag(),
+            Self::Apart => words.count(),
+        }
+    }
+}
+
+/// As a flag: look no more until you are woken.
+const REST: u32 = u32::MAX;
+
+/// Answers each even number by the next odd one, at which it looks all the time from when it is woken until
+/// it is to rest.
+#[mp::task]
+fn answer_looking(path: PathBuf, number: Number) -> Result<(), AnyError> {
+    let words = Words::open(&path)?;
+    let (flag, number) = (words.flag(), number.of(&words));
+    let mut woken = 0;
+    while word::await_change(words.futex(), woken) {
+        woken = words.futex().load(Ordering::Acquire);
+        if woken == END {
+            break;
+        }
+        let mut turn = 0;
+        while let Some(seen) = word::look_for_change(flag, turn) {
+            if seen == REST {
+                flag.store(0, Ordering::Release);
+                break;
+            }
+            let x = number.load(Ordering::Relaxed);
+            number.store(x * x + 1, Ordering::Relaxed);
+            turn = seen + 1;
+            flag.store(turn, Ordering::Release);
+        }
+    }
+    Ok(())
+}
+
+/// A process that answers by a line that both look at, which is the least that two can do who do not sleep.
+/// It sleeps while it is not measured: it would take its CPU from the others. Dropping it ends it.
+struct Looking {
+    words: Words,
+    number: Number,
+    woken: u32,
+    process: Child<Result<(), AnyError>>,
+    _file: tempfile::TempPath,
+}
+
+impl Looking {
+    fn start(cpus: &[usize], number: Number) -> anyhow::Result<Self> {
+        let file = Words::file()?;
+        let path = file.to_path_buf();
+        let start = || Process::new(answer_looking, (path, number)).start();
+        let process = pin::on(cpus, start)??;
+        Ok(Self {
+            words: Words::open(&file)?,
+            number,
+            woken: 0,
+            process,
+            _file: file,
+        })
+    }
+
+    fn measure(&mut self, count: u64) -> anyhow::Result<Sample> {
+        self.woken += 1;
+        word::hand_over(self.words.futex(), self.woken);
+        let (flag, number) = (self.words.flag(), self.number.of(&self.words));
+        let mut turn = 0;
+        let sample = median_of(count, None, |x| {
+            number.store(x, Ordering::Relaxed);
+            // Two steps a call; the even one is the other's.
+            turn += 2;
+            flag.store(turn, Ordering::Release);
+            word::look_for_change(flag, turn).context("the other process does not answer")?;
+            Ok(number.load(Ordering::Relaxed))
+        });
+        flag.store(REST, Ordering::Release);
+        word::look_for_change(flag, REST).context("the other process does not rest")?;
+        sample
+    }
+}
+
+impl Drop for Looking {
     fn drop(&mut self) {
         word::hand_over(self.words.futex(), END);
         let _ = self.process.join();

@@ -3,14 +3,17 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use memmap2::MmapRaw;
 
-/// Bytes of the mapping: its words lie in lines of their own.
-const LEN: usize = 128;
+/// What a processor has from another one at once.
+const LINE: usize = 64;
+/// Bytes of the mapping: its words lie in lines of their own, and these so far apart that none is
+/// fetched with another.
+const LEN: usize = 6 * LINE;
 
-/// A mapped file with a count in its first line and a futex in its second.
+/// A mapped file with a count, a futex, and a flag with a number beside it.
 pub(crate) struct Words {
     mapping: MmapRaw,
 }
@@ -42,10 +45,26 @@ impl Words {
 
     /// The futex.
     pub(crate) fn futex(&self) -> &AtomicU32 {
-        // SAFETY: the second line lies within the mapping.
-        let line = unsafe { self.mapping.as_mut_ptr().add(64) };
+        // SAFETY: the third line lies within the mapping.
+        let line = unsafe { self.mapping.as_mut_ptr().add(2 * LINE) };
         // SAFETY: as in `count`.
         unsafe { AtomicU32::from_ptr(line.cast()) }
+    }
+
+    /// The flag.
+    pub(crate) fn flag(&self) -> &AtomicU32 {
+        // SAFETY: the fifth line lies within the mapping.
+        let line = unsafe { self.mapping.as_mut_ptr().add(4 * LINE) };
+        // SAFETY: as in `count`.
+        unsafe { AtomicU32::from_ptr(line.cast()) }
+    }
+
+    /// The number in the flag's line.
+    pub(crate) fn beside_flag(&self) -> &AtomicU64 {
+        // SAFETY: as in `flag`.
+        let place = unsafe { self.mapping.as_mut_ptr().add(4 * LINE + 8) };
+        // SAFETY: as in `count`.
+        unsafe { AtomicU64::from_ptr(place.cast()) }
     }
 }
 
@@ -59,6 +78,24 @@ pub(crate) fn hand_over(word: &AtomicU32, value: u32) {
 pub(crate) fn wake(word: &AtomicU32, count: u32) {
     // SAFETY: a wake-up touches no memory of ours.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, count) };
+}
+
+/// Looks at the word until it is no longer `old`, and returns what it is then; `None` if that takes longer
+/// than a minute.
+pub(crate) fn look_for_change(word: &AtomicU32, old: u32) -> Option<u32> {
+    /// Looks between two at the clock.
+    const LOOKS: u32 = 1 << 16;
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(60) {
+        for _ in 0..LOOKS {
+            let seen = word.load(Ordering::Acquire);
+            if seen != old {
+                return Some(seen);
+            }
+            std::hint::spin_loop();
+        }
+    }
+    None
 }
 
 /// Sleeps until the word is no longer `old`; false if that takes longer than a minute.
