@@ -6,6 +6,8 @@
 )]
 
 // Under `--cfg loom` the state machines on shared words are all there is.
+#[cfg(not(loom))]
+mod carried;
 mod deadline;
 #[cfg(not(loom))]
 mod error;

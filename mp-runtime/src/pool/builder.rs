@@ -21,7 +21,7 @@ use crate::shm::table::MAX_PROCESSES;
 use crate::sync::raw::Peers;
 use crate::sys;
 use crate::task::registry::{self, Entry};
-use crate::task::{Arguments, Nothing, TaskFn, assert_task, encode_arguments};
+use crate::task::{Arguments, Nothing, TaskFn, append_arguments, assert_task};
 use crate::wire::transfer::{self, Sent};
 
 /// Bytes of a result of an isolated worker at most, unless told otherwise.
@@ -572,7 +572,7 @@ impl Initializer {
         let task = registry::by_type::<F>()?;
         let mut out = Buffer::new();
         let (result, sent) = transfer::sending(|| {
-            wire::write_item(&mut out, |out| encode_arguments(arguments, out))
+            wire::write_item(&mut out.tail(), |out| append_arguments(arguments, out))
         });
         result.map_err(|error| {
             Error::not_encoded(format!(

@@ -20,6 +20,7 @@ use super::source::{Source, Written};
 use super::stats::Tally;
 use super::terms::Terms;
 use super::wire;
+use crate::carried::Carried;
 use crate::deadline::Deadline;
 use crate::error::TaskError;
 use crate::fault::fault;
@@ -521,7 +522,7 @@ impl<'p, R: Transfer> Call<'p, R> {
                     self.is_exhausted = true;
                     break;
                 }
-                wire::write_item(&mut out, |out| source.encode(out))?;
+                wire::write_item(&mut out.tail(), |out| source.encode(out))?;
                 if let Some(job) = open
                     && !self.append(job, written.count as u32, out.len())
                 {
@@ -1360,7 +1361,9 @@ fn read_values<R: Transfer>(
 ) -> (u32, Option<TaskError>) {
     let mut read = 0;
     let decode = || {
-        while (read as usize) < most {
+        let mut records = Carried::new(records);
+        let mut read = Carried::new(&mut read);
+        while (*read as usize) < most {
             let mut rest = *records;
             // A mark is no header of a record.
             let payload = read_short_value(&mut rest)?;
@@ -1372,7 +1375,7 @@ fn read_values<R: Transfer>(
                 }
             }
             *records = rest;
-            read += 1;
+            *read += 1;
         }
         None
     };

@@ -12,7 +12,7 @@ use super::submit::{Outcomes, Reach};
 use super::{Pool, Tuned};
 use crate::error::{Error, ErrorKind, TaskError, TaskFailure};
 use crate::memory::Content;
-use crate::shm::buffer::{Buffer, Full};
+use crate::shm::buffer::{Buffer, Full, Tail};
 use crate::task::call::{self, Encoded, Record, Tag, read_record};
 use crate::task::registry;
 use crate::wire::codec::EncodeError;
@@ -141,9 +141,10 @@ fn pack_failures(count: u32, failure: TaskFailure) -> Vec<u8> {
 }
 
 fn write_value(bytes: &[u8], out: &mut Buffer) -> Result<(), Full> {
-    let record = Record::open(out)?;
+    let mut out = out.tail();
+    let record = Record::open(&mut out)?;
     out.write(bytes)?;
-    record.close(Tag::Value, out)
+    record.close(Tag::Value, &mut out)
 }
 
 /// The pool for calls that somebody else runs again if they fail.
@@ -197,7 +198,7 @@ impl Source for Records {
         self.held.is_some()
     }
 
-    fn encode(&self, out: &mut Buffer) -> Result<(), EncodeError> {
+    fn encode(&self, out: &mut Tail<'_>) -> Result<(), EncodeError> {
         match &self.held {
             Some(held) => {
                 transfer::attach(&self.shared);

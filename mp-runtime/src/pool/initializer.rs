@@ -38,7 +38,7 @@ pub(super) fn note_failure(memory: &Memory, me: Owner, text: &String) {
     let block = Buffer::in_block(arena.clone(), me, text.len())
         .ok()
         .and_then(|mut out| {
-            wire::write_item(&mut out, |out| codec::encode(text, out)).ok()?;
+            wire::write_item(&mut out.tail(), |out| codec::append(text, out)).ok()?;
             out.into_block().ok()
         });
     let Some(block) = block else { return };

@@ -5,8 +5,8 @@ use super::call::{Call, Order, Patience, State};
 use super::inner::Stop;
 use super::source::{Argument, Borrowed, Items, Source, Tuple};
 use crate::error::{Error, TaskError};
-use crate::shm::buffer::Buffer;
-use crate::task::{Arguments, TaskFn, Transfer, assert_task, encode_arguments, registry};
+use crate::shm::buffer::Tail;
+use crate::task::{Arguments, TaskFn, Transfer, append_arguments, assert_task, registry};
 
 impl Pool {
     /// Runs `task` on each item and returns the results in the order of the items.
@@ -291,7 +291,7 @@ impl Pool {
         self.check_outside("broadcast to")?;
         if let Some(carrier) = self.inner.carrier() {
             let task = registry::by_type::<F>()?;
-            let encode = |out: &mut Buffer| encode_arguments(&arguments, out);
+            let encode = |out: &mut Tail<'_>| append_arguments(&arguments, out);
             return self.broadcast_remotely(carrier, task, encode);
         }
         let call = self.call::<F, R>(Order::Input)?;

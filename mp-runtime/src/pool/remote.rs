@@ -26,7 +26,7 @@ use crate::error::{Error, TaskError};
 use crate::loom::Ordering;
 use crate::memory::Content;
 use crate::shm::BlockId;
-use crate::shm::buffer::{Buffer, Full};
+use crate::shm::buffer::{Buffer, Full, Tail};
 use crate::sync::raw::Peers;
 use crate::sys;
 use crate::task::Transfer;
@@ -521,13 +521,14 @@ impl Pool {
         &self,
         carrier: &dyn Carrier,
         task: &'static Entry,
-        encode: impl FnOnce(&mut Buffer) -> Result<(), EncodeError>,
+        encode: impl FnOnce(&mut Tail<'_>) -> Result<(), EncodeError>,
     ) -> Result<Vec<Result<R, TaskError>>, Error> {
         let name = (task.name)();
         let limit = self.terms.of_call(task, &self.inner.settings.terms).limit();
         let limit = (limit > 0).then(|| Duration::from_nanos(limit));
         let mut argument = Buffer::new();
-        let (encoded, sent) = transfer::exporting(|| wire::write_item(&mut argument, encode));
+        let (encoded, sent) =
+            transfer::exporting(|| wire::write_item(&mut argument.tail(), encode));
         encoded.map_err(|error| {
             let text = format!("the arguments of \"{name}\" cannot be encoded: {error}");
             Error::not_encoded(text)

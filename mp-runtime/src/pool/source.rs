@@ -4,8 +4,9 @@ use std::any::type_name;
 use std::marker::PhantomData;
 
 use super::wire;
-use crate::shm::buffer::Buffer;
-use crate::task::{Arguments, Transfer, encode_arguments};
+use crate::carried::Carried;
+use crate::shm::buffer::{Buffer, Tail};
+use crate::task::{Arguments, Transfer, append_arguments};
 use crate::wire::codec::{self, EncodeError};
 
 /// The items of a call, pulled one at a time.
@@ -13,7 +14,7 @@ pub(super) trait Source {
     /// Pulls the next item unless one is held; false if there are no more.
     fn load(&mut self) -> bool;
     /// Encodes the item that is held.
-    fn encode(&self, out: &mut Buffer) -> Result<(), EncodeError>;
+    fn encode(&self, out: &mut Tail<'_>) -> Result<(), EncodeError>;
     /// Whether an item is held.
     fn is_held(&self) -> bool;
     /// Lets go of the item that is held.
@@ -36,7 +37,7 @@ pub(super) trait Source {
             if !self.load() {
                 return Ok(false);
             }
-            wire::write_item(out, |out| self.encode(out))?;
+            wire::write_item(&mut out.tail(), |out| self.encode(out))?;
             self.pass();
             written.add(out.len());
         }
@@ -62,7 +63,7 @@ impl Written {
 
 /// How an item is encoded.
 pub(super) trait Encoding<A> {
-    fn encode(item: &A, out: &mut Buffer) -> Result<(), EncodeError>;
+    fn encode(item: &A, out: &mut Tail<'_>) -> Result<(), EncodeError>;
 }
 
 /// As the one argument of a task.
@@ -71,8 +72,8 @@ pub(super) enum Argument {}
 
 impl<A: Transfer> Encoding<A> for Argument {
     #[inline]
-    fn encode(item: &A, out: &mut Buffer) -> Result<(), EncodeError> {
-        codec::encode(item, out)
+    fn encode(item: &A, out: &mut Tail<'_>) -> Result<(), EncodeError> {
+        codec::append(item, out)
     }
 }
 
@@ -82,8 +83,8 @@ pub(super) enum Tuple {}
 
 impl<A: Arguments> Encoding<A> for Tuple {
     #[inline]
-    fn encode(item: &A, out: &mut Buffer) -> Result<(), EncodeError> {
-        encode_arguments(item, out)
+    fn encode(item: &A, out: &mut Tail<'_>) -> Result<(), EncodeError> {
+        append_arguments(item, out)
     }
 }
 
@@ -93,12 +94,12 @@ pub(super) struct Borrowed<E>(PhantomData<E>);
 
 impl<A, E: Encoding<A>> Encoding<&A> for Borrowed<E> {
     #[inline]
-    fn encode(item: &&A, out: &mut Buffer) -> Result<(), EncodeError> {
+    fn encode(item: &&A, out: &mut Tail<'_>) -> Result<(), EncodeError> {
         E::encode(item, out)
     }
 }
 
-type Encode<A> = fn(&A, &mut Buffer) -> Result<(), EncodeError>;
+type Encode<A> = fn(&A, &mut Tail<'_>) -> Result<(), EncodeError>;
 type Write<I> = fn(&mut Items<I>, &mut Buffer, u64, &mut Written) -> Result<bool, EncodeError>;
 
 /// Items from an iterator.
@@ -130,61 +131,51 @@ impl<I: Iterator> Items<I> {
         most: u64,
         written: &mut Written,
     ) -> Result<bool, EncodeError> {
+        let mut out = out.tail();
+        let mut written = Carried::new(written);
         if let Some(item) = self.held.take() {
-            self.write_one::<E>(item, out)?;
+            write_one::<E, _>(item, &mut self.held, &mut out)?;
             written.add(out.len());
         }
         // From here on nothing goes through `held` but what stays there.
         while written.count < most && !(written.count > 0 && wire::is_full(out.len())) {
-            if self.is_over {
-                return Ok(false);
-            }
-            self.is_over = true;
-            let Some(item) = self.iter.next() else {
+            let Some(item) = self.next() else {
                 return Ok(false);
             };
-            self.is_over = false;
-            self.write_one::<E>(item, out)?;
+            write_one::<E, _>(item, &mut self.held, &mut out)?;
             written.add(out.len());
         }
         Ok(true)
     }
 
-    /// Encodes an item, which is held if that fails.
+    /// Pulls an item.
     #[inline(always)]
-    fn write_one<E: Encoding<I::Item>>(
-        &mut self,
-        item: I::Item,
-        out: &mut Buffer,
-    ) -> Result<(), EncodeError> {
-        let item = Held {
-            item: Some(item),
-            place: &mut self.held,
-        };
-        let encode = |out: &mut Buffer| match &item.item {
-            Some(item) => E::encode(item, out),
-            None => Ok(()),
-        };
-        wire::write_item(out, encode)?;
-        item.pass();
-        Ok(())
+    fn next(&mut self) -> Option<I::Item> {
+        if self.is_over {
+            return None;
+        }
+        // An iterator that panics is not asked again.
+        let panics = Panics(&mut self.is_over);
+        let item = self.iter.next();
+        std::mem::forget(panics);
+        if item.is_none() {
+            self.is_over = true;
+        }
+        item
     }
 }
 
 impl<I: Iterator> Source for Items<I> {
     #[inline]
     fn load(&mut self) -> bool {
-        if self.held.is_none() && !self.is_over {
-            // An iterator that panics is not asked again.
-            self.is_over = true;
-            self.held = self.iter.next();
-            self.is_over = self.held.is_none();
+        if self.held.is_none() {
+            self.held = self.next();
         }
         self.held.is_some()
     }
 
     #[inline]
-    fn encode(&self, out: &mut Buffer) -> Result<(), EncodeError> {
+    fn encode(&self, out: &mut Tail<'_>) -> Result<(), EncodeError> {
         match &self.held {
             Some(item) => (self.encode)(item, out),
             None => Ok(()),
@@ -217,6 +208,36 @@ impl<I: Iterator> Source for Items<I> {
         written: &mut Written,
     ) -> Result<bool, EncodeError> {
         (self.write)(self, out, most, written)
+    }
+}
+
+/// Encodes an item, which is held in `place` if that fails.
+#[inline(always)]
+fn write_one<E: Encoding<A>, A>(
+    item: A,
+    place: &mut Option<A>,
+    out: &mut Tail<'_>,
+) -> Result<(), EncodeError> {
+    let item = Held {
+        item: Some(item),
+        place,
+    };
+    let encode = |out: &mut Tail<'_>| match &item.item {
+        Some(item) => E::encode(item, out),
+        None => Ok(()),
+    };
+    wire::write_item(out, encode)?;
+    item.pass();
+    Ok(())
+}
+
+/// Says so if it is dropped.
+struct Panics<'a>(&'a mut bool);
+
+impl Drop for Panics<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.0 = true;
     }
 }
 

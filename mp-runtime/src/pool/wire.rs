@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use super::chunk::MAX_BYTES;
 use crate::shm::BlockId;
-use crate::shm::buffer::{Buffer, Full};
+use crate::shm::buffer::{Buffer, Full, Tail};
 use crate::task::call::{Record, Tag, read_record};
 use crate::wire::codec::EncodeError;
 
@@ -79,8 +79,8 @@ pub(super) fn read_items(bytes: &[u8]) -> Option<(&str, &[u8])> {
 /// Appends the arguments of one item, or leaves `out` as it was.
 #[inline]
 pub(super) fn write_item(
-    out: &mut Buffer,
-    encode: impl FnOnce(&mut Buffer) -> Result<(), EncodeError>,
+    out: &mut Tail<'_>,
+    encode: impl FnOnce(&mut Tail<'_>) -> Result<(), EncodeError>,
 ) -> Result<(), EncodeError> {
     let record = Record::open(out)?;
     match encode(out) {
@@ -152,7 +152,7 @@ mod tests {
             begin_items(name, &mut out).unwrap();
             assert!(out.len() >= RECORDS);
             for item in [&b"one"[..], b"", b"three"] {
-                write_item(&mut out, |out| Ok(out.write(item)?)).unwrap();
+                write_item(&mut out.tail(), |out| Ok(out.write(item)?)).unwrap();
             }
             let (read, mut records) = read_items(out.as_slice()).unwrap();
             assert_eq!(read, name);
@@ -180,7 +180,7 @@ mod tests {
         let mut out = Buffer::new();
         begin_items("f", &mut out).unwrap();
         let before = out.len();
-        let failed = write_item(&mut out, |out| {
+        let failed = write_item(&mut out.tail(), |out| {
             out.write(b"half of it")?;
             Err(EncodeError::from(crate::shm::OutOfMemory))
         });
@@ -193,11 +193,11 @@ mod tests {
         let parcel = BlockId::from_bits(77).unwrap();
         let mut out = Buffer::new();
         begin_results(&mut out).unwrap();
-        write_item(&mut out, |out| Ok(out.write(b"plain")?)).unwrap();
+        write_item(&mut out.tail(), |out| Ok(out.write(b"plain")?)).unwrap();
         let start = out.len();
-        write_item(&mut out, |out| Ok(out.write(b"with handles")?)).unwrap();
+        write_item(&mut out.tail(), |out| Ok(out.write(b"with handles")?)).unwrap();
         mark(start, parcel, &mut out).unwrap();
-        write_item(&mut out, |out| Ok(out.write(b"plain again")?)).unwrap();
+        write_item(&mut out.tail(), |out| Ok(out.write(b"plain again")?)).unwrap();
         let mut records = &out.as_slice()[RECORDS..];
         let expected = [
             (&b"plain"[..], None),

@@ -426,7 +426,7 @@ impl<'a> Worker<'a> {
         let wish = wire::RECORDS + merged.len() + size_of::<u64>();
         let mut out = Buffer::in_block(arena.clone(), me, wish).ok()?;
         wire::begin_results(&mut out).ok()?;
-        wire::write_item(&mut out, |out| Ok(out.write(&merged)?)).ok()?;
+        wire::write_item(&mut out.tail(), |out| Ok(out.write(&merged)?)).ok()?;
         let block = out.into_block().ok()?.id();
         // Release: pairs with the Acquire in the caller's `take`. If we die before it is the
         // parent's, it is freed with us, and the word names nothing.

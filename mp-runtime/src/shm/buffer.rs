@@ -95,27 +95,27 @@ impl Buffer {
         buffer
     }
 
+    /// The end of the bytes, to append to.
+    #[inline]
+    pub(crate) fn tail(&mut self) -> Tail<'_> {
+        Tail {
+            start: self.start,
+            len: self.len,
+            capacity: self.capacity,
+            buffer: self,
+        }
+    }
+
     /// Appends bytes.
     #[inline]
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        if self.capacity - self.len < bytes.len() {
-            self.grow(bytes.len())?;
-        }
-        // SAFETY: the offset is within the capacity.
-        let end = unsafe { self.start.add(self.len) };
-        // SAFETY: there is room for the bytes behind `len`, and nobody else refers to it.
-        unsafe { copy::copy(bytes.as_ptr(), end.as_ptr(), bytes.len()) };
-        self.len += bytes.len();
-        Ok(())
+        self.tail().write(bytes)
     }
 
     /// Makes room for `more` bytes.
     #[inline]
     pub(crate) fn reserve(&mut self, more: usize) -> Result<(), Full> {
-        if self.capacity - self.len < more {
-            self.grow(more)?;
-        }
-        Ok(())
+        self.tail().reserve(more)
     }
 
     /// How many bytes there are.
@@ -250,6 +250,80 @@ impl Buffer {
         self.is_shared = false;
         self.start = NonNull::new(self.private.as_mut_ptr()).unwrap_or(NonNull::dangling());
         self.capacity = self.private.capacity();
+    }
+}
+
+/// The end of a [`Buffer`]. Where many small values are appended one behind the other, what changes with
+/// each is in registers: it is told to the buffer, which others see, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Tail<'a> {
+    start: NonNull<u8>,
+    len: usize,
+    capacity: usize,
+    buffer: &'a mut Buffer,
+}
+
+impl Tail<'_> {
+    /// Appends bytes.
+    #[inline]
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        self.reserve(bytes.len())?;
+        // SAFETY: the offset is within the capacity.
+        let end = unsafe { self.start.add(self.len) };
+        // SAFETY: there is room for the bytes behind `len`, and nobody else refers to it.
+        unsafe { copy::copy(bytes.as_ptr(), end.as_ptr(), bytes.len()) };
+        self.len += bytes.len();
+        Ok(())
+    }
+
+    /// Makes room for `more` bytes.
+    #[inline]
+    pub(crate) fn reserve(&mut self, more: usize) -> Result<(), Full> {
+        if self.capacity - self.len < more {
+            self.aside(|buffer| buffer.grow(more))?;
+        }
+        Ok(())
+    }
+
+    /// Has the buffer itself do what is rare: to hand out a reference to this would keep it in memory.
+    #[inline]
+    pub(crate) fn aside<R>(&mut self, rare: impl FnOnce(&mut Buffer) -> R) -> R {
+        self.buffer.len = self.len;
+        let done = rare(self.buffer);
+        let Buffer {
+            start,
+            len,
+            capacity,
+            ..
+        } = *self.buffer;
+        (self.start, self.len, self.capacity) = (start, len, capacity);
+        done
+    }
+
+    /// How many bytes there are, with those before the tail.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Drops the bytes from `len` on.
+    #[inline]
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// The bytes, to change in place.
+    #[inline]
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: the first `len` bytes were written and belong to the buffer, which is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Tail<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.buffer.len = self.len;
     }
 }
 

@@ -6,8 +6,9 @@
 //! many items as come back with a result. The loop ends at whatever else becomes of an item; who began
 //! it sees to that item and goes on behind it.
 
-use super::call::{Call, Record, Stop, Tag, read_record, read_short_value};
+use super::call::{Call, End, Record, Stop, Tag, read_record, read_short_value};
 use super::panic;
+use crate::carried::Carried;
 use crate::error::PanicInfo;
 use crate::fault::fault;
 use crate::loom::{AtomicU32, AtomicU64, Ordering};
@@ -19,21 +20,30 @@ use crate::wire::transfer;
 /// Calls that are to be run.
 #[derive(Debug)]
 pub struct Batch<'a> {
-    call: Call<'a>,
     /// What the task is called.
     name: fn() -> &'static str,
-    /// The arguments of those that have not begun, as records.
-    items: &'a [u8],
+    place: Place<'a>,
     pace: Pace<'a>,
-    /// The number of the next item, and of the first that is not to be run.
-    next: u32,
+    /// The number of the first item that is not to be run.
     most: u32,
+    out: &'a mut Buffer,
+    /// What became of the item that was begun last.
+    end: End,
+}
+
+/// How far a batch is.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a> {
+    /// The arguments of the items that have not begun, as records.
+    items: &'a [u8],
+    /// The number of the next item.
+    next: u32,
     /// Where the record of the item begins that was begun last.
     start: usize,
 }
 
 /// Where a batch notes how far it is, for those who look at it from outside.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace<'a> {
     /// Changes before each item. That says that the item may have begun, and that the records of those
     /// before it are complete.
@@ -81,14 +91,18 @@ impl<'a> Batch<'a> {
         pace: Pace<'a>,
         out: &'a mut Buffer,
     ) -> Self {
-        Self {
-            call: Call::repeated(out),
-            name,
+        let place = Place {
             items,
-            pace,
             next: first,
-            most,
             start: 0,
+        };
+        Self {
+            name,
+            place,
+            pace,
+            most,
+            out,
+            end: End::default(),
         }
     }
 
@@ -96,58 +110,22 @@ impl<'a> Batch<'a> {
     #[inline]
     pub fn run(&mut self, task: impl Fn(&mut Call<'_>) -> Result<(), Stop>) -> Pause {
         let run = || {
+            let (name, most) = (self.name, self.most);
+            let mut place = Carried::new(&mut self.place);
+            let mut pace = Carried::new(&mut self.pace);
+            let mut call = Call::repeated(self.out, &mut self.end);
             loop {
-                if let Err(why) = self.begin() {
+                if let Err(why) = begin(name, most, &mut place, &mut pace, &mut call) {
                     return why;
                 }
                 // If it stopped, the call is not done and knows why.
-                let _ = task(&mut self.call);
-                if !self.end() {
+                let _ = task(&mut call);
+                if !end(&place, &mut call) {
                     return Why::Odd(None);
                 }
             }
         };
         Pause(panic::catch(run).unwrap_or_else(|panic| Why::Odd(Some(panic))))
-    }
-
-    /// Begins the next item.
-    #[inline(always)]
-    fn begin(&mut self) -> Result<(), Why> {
-        // Relaxed: what there is was there before; fewer are a hint.
-        if self.next >= self.most || self.next >= self.pace.count.load(Ordering::Relaxed) {
-            return Err(Why::Over);
-        }
-        let arguments = read_short_value(&mut self.items)
-            .or_else(|| self.read_arguments())
-            .ok_or(Why::Unreadable)?;
-        if !self.pace.advance() {
-            return Err(Why::Held);
-        }
-        self.next += 1;
-        fault!("pool.item");
-        spans::begin_item(self.next - 1, self.name);
-        let record = self.call.begin(arguments).map_err(|Full| Why::Full)?;
-        self.start = record.start();
-        Ok(())
-    }
-
-    #[cold]
-    fn read_arguments(&mut self) -> Option<&'a [u8]> {
-        read_record(&mut self.items).map(|(_, arguments)| arguments)
-    }
-
-    /// Ends an item that has a result without handles; false if there is none.
-    #[inline(always)]
-    fn end(&mut self) -> bool {
-        if !self.call.is_done() || transfer::has_sent() {
-            return false;
-        }
-        let is_closed = Record::at(self.start).close_short(Tag::Value, self.call.out());
-        if is_closed {
-            spans::end_item();
-            fault!("pool.ran");
-        }
-        is_closed
     }
 
     /// Ends the item that was begun last, which has no result or one with handles, and returns where
@@ -157,51 +135,102 @@ impl<'a> Batch<'a> {
     ///
     /// There is no room for it; the results are those before it.
     pub(crate) fn see_to(&mut self, panic: Option<PanicInfo>) -> Result<usize, Full> {
-        self.call.conclude(panic, Record::at(self.start))?;
-        Ok(self.start)
+        let start = self.place.start;
+        let record = Record::at(start);
+        self.end.conclude(panic, record, &mut self.out.tail())?;
+        Ok(start)
     }
 
     /// The number of the item behind the one that was begun last.
     pub(crate) fn next(&self) -> u32 {
-        self.next
+        self.place.next
     }
 
     /// Where the results are.
     pub(crate) fn out(&mut self) -> &mut Buffer {
-        self.call.out()
+        self.out
     }
+}
+
+/// Begins the next item.
+#[inline(always)]
+fn begin<'c, 'a: 'c>(
+    name: fn() -> &'static str,
+    most: u32,
+    place: &mut Place<'a>,
+    pace: &mut Pace<'_>,
+    call: &mut Call<'c>,
+) -> Result<(), Why> {
+    // Relaxed: what there is was there before; fewer are a hint.
+    if place.next >= most || place.next >= pace.count.load(Ordering::Relaxed) {
+        return Err(Why::Over);
+    }
+    let arguments = match read_short_value(&mut place.items) {
+        Some(arguments) => arguments,
+        None => {
+            let (arguments, rest) = read_long(place.items).ok_or(Why::Unreadable)?;
+            place.items = rest;
+            arguments
+        }
+    };
+    if !pace.advance() {
+        return Err(Why::Held);
+    }
+    place.next += 1;
+    fault!("pool.item");
+    spans::begin_item(place.next - 1, name);
+    let record = call.begin(arguments).map_err(|Full| Why::Full)?;
+    place.start = record.start();
+    Ok(())
+}
+
+/// Reads the arguments of an item that are not few, and returns what is behind them, too.
+#[cold]
+#[inline(never)]
+fn read_long(mut items: &[u8]) -> Option<(&[u8], &[u8])> {
+    read_record(&mut items).map(|(_, arguments)| (arguments, items))
+}
+
+/// Ends an item that has a result without handles; false if there is none.
+#[inline(always)]
+fn end(place: &Place<'_>, call: &mut Call<'_>) -> bool {
+    if !call.is_done() || transfer::has_sent() {
+        return false;
+    }
+    let is_closed = Record::at(place.start).close_short(Tag::Value, call.out());
+    if is_closed {
+        spans::end_item();
+        fault!("pool.ran");
+    }
+    is_closed
 }
 
 impl Pace<'_> {
     /// Notes that the next item begins; false if somebody has changed the word.
     #[inline(always)]
     fn advance(&mut self) -> bool {
+        let next = self.next;
+        self.next += self.step;
         if self.is_watched {
-            return self.advance_watched();
+            let present = std::mem::replace(&mut self.present, next);
+            return advance_watched(self.word, self.began, present, next);
         }
         // Release: pairs with the Acquire of who looks; the records so far are complete.
-        self.word.store(self.next, Ordering::Release);
-        self.next += self.step;
+        self.word.store(next, Ordering::Release);
         true
     }
+}
 
-    #[inline(never)]
-    fn advance_watched(&mut self) -> bool {
-        if let Some(began) = self.began {
-            // Its time is not that of the one before it, which is over by the clock as well.
-            began.store(sys::clock::now(), Ordering::Relaxed);
-        }
-        // Release: as in `advance`. If it fails, the item is not ours to begin.
-        let advanced = self.word.compare_exchange(
-            self.present,
-            self.next,
-            Ordering::Release,
-            Ordering::Relaxed,
-        );
-        self.present = self.next;
-        self.next += self.step;
-        advanced.is_ok()
+/// As [`Pace::advance`], of which what changes is in registers.
+#[cold]
+fn advance_watched(word: &AtomicU64, began: Option<&AtomicU64>, present: u64, next: u64) -> bool {
+    if let Some(began) = began {
+        // Its time is not that of the one before it, which is over by the clock as well.
+        began.store(sys::clock::now(), Ordering::Relaxed);
     }
+    // Release: as in `advance`. If it fails, the item is not ours to begin.
+    word.compare_exchange(present, next, Ordering::Release, Ordering::Relaxed)
+        .is_ok()
 }
 
 #[cfg(test)]
@@ -222,6 +251,7 @@ mod tests {
     fn records(numbers: impl IntoIterator<Item = u64>) -> Vec<u8> {
         let mut out = Buffer::new();
         for number in numbers {
+            let mut out = out.tail();
             let record = Record::open(&mut out).unwrap();
             out.write(&number.to_le_bytes()).unwrap();
             record.close(Tag::Value, &mut out).unwrap();

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::panic;
 use super::registry::Entry;
 use super::{Returned, Transfer};
+use crate::carried::Carried;
 use crate::error::{PanicInfo, Refusal, TaskError, TaskFailure};
 use crate::shm::OutOfMemory;
-use crate::wire::buffer::{Buffer, Full};
+use crate::wire::buffer::{Buffer, Full, Tail};
 use crate::wire::codec::{self, DecodeError, EncodeError, EncodeErrorKind};
 use crate::wire::copy::Hands;
 use crate::wire::transfer::{self, Delivery, Handle};
@@ -24,20 +25,29 @@ use crate::wire::transfer::{self, Delivery, Handle};
 #[derive(Debug)]
 pub struct Call<'a> {
     input: &'a [u8],
-    out: &'a mut Buffer,
-    phase: Phase,
+    out: Tail<'a>,
+    phase: Carried<'a, Phase>,
     /// The handles among the arguments; let go when these are there.
     delivery: Option<Delivery>,
+    /// See [`End`].
+    refusal: &'a mut Option<Box<Refusal>>,
+}
+
+/// How a call ended, or in which phase it panicked.
+#[derive(Debug, Default)]
+pub(super) struct End {
+    phase: Phase,
     /// Why the task's function could not be called, or its result not be sent.
     refusal: Option<Box<Refusal>>,
 }
 
 /// How far a call is, which decides what a panic means.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 enum Phase {
     /// The argument of this name and type is being decoded.
     Decoding(&'static str, fn() -> &'static str),
     /// The task's function runs.
+    #[default]
     Running,
     /// The result, of this type, is being encoded.
     Encoding(fn() -> &'static str),
@@ -60,7 +70,14 @@ impl Call<'_> {
         let during = During::new(self, Phase::Decoding(name, type_name::<T>));
         let result = codec::decode(&mut during.call.input);
         during.end();
-        result.map_err(|error| self.refuse_argument::<T>(name, error))
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                *self.phase = Phase::Decoding(name, type_name::<T>);
+                *self.refusal = Some(refused_argument::<T>(name, error, self.input));
+                Err(Stop(()))
+            }
+        }
     }
 
     /// Notes that all arguments are there and the task's function begins.
@@ -80,68 +97,28 @@ impl Call<'_> {
     #[inline]
     pub fn finish<T: Returned>(&mut self, value: T) -> Result<(), Stop> {
         let during = During::new(self, Phase::Encoding(type_name::<T>));
-        let result = codec::encode(&value, during.call.out);
+        let result = codec::append(&value, &mut during.call.out);
         during.end();
-        result.map_err(|error| self.refuse_result::<T>(error))?;
-        self.phase = Phase::Done;
-        Ok(())
-    }
-
-    /// Ends the record of a call that came back, or panicked.
-    #[inline]
-    pub(super) fn conclude(
-        &mut self,
-        panic: Option<PanicInfo>,
-        record: Record,
-    ) -> Result<Tag, Full> {
-        // Also if dropping the result panicked afterwards: the task itself did not.
-        if let Phase::Done = self.phase {
-            // Without moving the call: a copy of what was just written, in other widths, has to wait
-            // for the writes.
-            record.close(Tag::Value, self.out)?;
-            return Ok(Tag::Value);
+        if let Err(error) = result {
+            *self.phase = Phase::Encoding(type_name::<T>);
+            *self.refusal = Some(refused_result::<T>(error));
+            return Err(Stop(()));
         }
-        let (phase, refusal) = (self.phase, self.refusal.take());
-        // Texts can always be encoded, if there is room.
-        let Ok(tag) = write_failure(panic, phase, refusal, &record, self.out) else {
-            record.abandon(self.out);
-            return Err(OutOfMemory);
-        };
-        record.close(tag, self.out)?;
-        Ok(tag)
-    }
-
-    #[cold]
-    fn refuse_argument<T>(&mut self, name: &'static str, error: DecodeError) -> Stop {
-        let mut refusal = Refusal::argument(name, type_name::<T>(), error.message);
-        refusal.bytes = prefix(self.input);
-        self.phase = Phase::Decoding(name, type_name::<T>);
-        self.refuse(refusal)
-    }
-
-    #[cold]
-    fn refuse_result<T>(&mut self, error: EncodeError) -> Stop {
-        let mut refusal = Refusal::result(type_name::<T>(), error.to_string());
-        refusal.out_of_memory = error.kind == EncodeErrorKind::Full;
-        self.phase = Phase::Encoding(type_name::<T>);
-        self.refuse(refusal)
-    }
-
-    fn refuse(&mut self, refusal: Refusal) -> Stop {
-        self.refusal = Some(Box::new(refusal));
-        Stop(())
+        *self.phase = Phase::Done;
+        Ok(())
     }
 }
 
 impl<'a> Call<'a> {
     /// Calls of one task one after the other, each with arguments of its own.
-    pub(super) fn repeated(out: &'a mut Buffer) -> Self {
+    #[inline]
+    pub(super) fn repeated(out: &'a mut Buffer, end: &'a mut End) -> Self {
         Self {
             input: &[],
-            out,
-            phase: Phase::Running,
+            out: out.tail(),
+            phase: Carried::new(&mut end.phase),
             delivery: None,
-            refusal: None,
+            refusal: &mut end.refusal,
         }
     }
 
@@ -149,21 +126,62 @@ impl<'a> Call<'a> {
     #[inline]
     pub(super) fn begin(&mut self, arguments: &'a [u8]) -> Result<Record, Full> {
         self.input = arguments;
-        self.phase = Phase::Running;
-        Record::open(self.out)
+        *self.phase = Phase::Running;
+        Record::open(&mut self.out)
     }
 
     /// Whether its result is encoded.
     #[inline]
     pub(super) fn is_done(&self) -> bool {
-        matches!(self.phase, Phase::Done)
+        matches!(*self.phase, Phase::Done)
     }
 
     /// Where the results are.
     #[inline]
-    pub(super) fn out(&mut self) -> &mut Buffer {
-        self.out
+    pub(super) fn out(&mut self) -> &mut Tail<'a> {
+        &mut self.out
     }
+}
+
+impl End {
+    /// Ends the record of a call that came back, or panicked.
+    #[inline]
+    pub(super) fn conclude(
+        &mut self,
+        panic: Option<PanicInfo>,
+        record: Record,
+        out: &mut Tail<'_>,
+    ) -> Result<Tag, Full> {
+        // Also if dropping the result panicked afterwards: the task itself did not.
+        if let Phase::Done = self.phase {
+            record.close(Tag::Value, out)?;
+            return Ok(Tag::Value);
+        }
+        let (phase, refusal) = (self.phase, self.refusal.take());
+        // Texts can always be encoded, if there is room.
+        let Ok(tag) = write_failure(panic, phase, refusal, &record, out) else {
+            record.abandon(out);
+            return Err(OutOfMemory);
+        };
+        record.close(tag, out)?;
+        Ok(tag)
+    }
+}
+
+// Apart from the call, which is in registers while no reference to it goes elsewhere.
+
+#[cold]
+fn refused_argument<T>(name: &'static str, error: DecodeError, input: &[u8]) -> Box<Refusal> {
+    let mut refusal = Refusal::argument(name, type_name::<T>(), error.to_string());
+    refusal.bytes = prefix(input);
+    Box::new(refusal)
+}
+
+#[cold]
+fn refused_result<T>(error: EncodeError) -> Box<Refusal> {
+    let mut refusal = Refusal::result(type_name::<T>(), error.to_string());
+    refusal.out_of_memory = error.kind == EncodeErrorKind::Full;
+    Box::new(refusal)
 }
 
 /// User code that encodes or decodes: should it panic, the call knows in which phase. Otherwise
@@ -189,7 +207,7 @@ impl<'c, 'a> During<'c, 'a> {
 impl Drop for During<'_, '_> {
     #[inline]
     fn drop(&mut self) {
-        self.call.phase = self.phase;
+        *self.call.phase = self.phase;
     }
 }
 
@@ -258,21 +276,22 @@ pub(crate) fn run_delivered(
     out: &mut Buffer,
     delivery: Option<Delivery>,
 ) -> Result<Tag, Full> {
-    let record = Record::open(out)?;
+    let record = Record::open(&mut out.tail())?;
+    let mut end = End::default();
     let mut call = Call {
         input,
-        out,
-        phase: Phase::Running,
         delivery,
-        refusal: None,
+        ..Call::repeated(out, &mut end)
     };
     let caught = panic::catch(|| run(&mut call));
     *input = &input[input.len() - call.input.len()..];
-    call.conclude(caught.err(), record)
+    drop(call);
+    end.conclude(caught.err(), record, &mut out.tail())
 }
 
 /// Appends a record that says that there was no room for the result.
 pub(crate) fn write_out_of_memory(out: &mut Buffer) -> Result<(), EncodeError> {
+    let out = &mut out.tail();
     let record = Record::open(out)?;
     let mut refusal = Refusal::result("any type", "no shared memory is left for it");
     refusal.out_of_memory = true;
@@ -282,6 +301,7 @@ pub(crate) fn write_out_of_memory(out: &mut Buffer) -> Result<(), EncodeError> {
 
 /// Appends a record that says what happened to a task elsewhere.
 pub(crate) fn write_error(error: &TaskError, out: &mut Buffer) -> Result<(), EncodeError> {
+    let out = &mut out.tail();
     let record = Record::open(out)?;
     record.fill(error, out)?;
     Ok(record.close(Tag::Failed, out)?)
@@ -294,7 +314,7 @@ fn write_failure(
     phase: Phase,
     refusal: Option<Box<Refusal>>,
     record: &Record,
-    out: &mut Buffer,
+    out: &mut Tail<'_>,
 ) -> Result<Tag, EncodeError> {
     let said = |panic: PanicInfo| match panic.place {
         Some((file, line, column)) => {
@@ -335,6 +355,7 @@ fn write_failure(
 
 /// Appends a record that says why there is no result; `tag` is that of a refusal.
 pub(crate) fn write_refusal(refusal: Refusal, tag: Tag, out: &mut Buffer) -> Result<(), Full> {
+    let out = &mut out.tail();
     let record = Record::open(out)?;
     fill_refusal(refusal, &record, out).map_err(|_| OutOfMemory)?;
     record.close(tag, out)
@@ -343,7 +364,7 @@ pub(crate) fn write_refusal(refusal: Refusal, tag: Tag, out: &mut Buffer) -> Res
 fn fill_refusal(
     mut refusal: Refusal,
     record: &Record,
-    out: &mut Buffer,
+    out: &mut Tail<'_>,
 ) -> Result<(), EncodeError> {
     record.fill(&refusal, out).or_else(|_| {
         truncate(&mut refusal.what);
@@ -389,7 +410,7 @@ impl Record {
 
     /// Begins a record; what is appended to `out` from now on is its payload.
     #[inline]
-    pub(crate) fn open(out: &mut Buffer) -> Result<Self, Full> {
+    pub(crate) fn open(out: &mut Tail<'_>) -> Result<Self, Full> {
         let start = out.len();
         out.write(&[0; HEADER])?;
         Ok(Self { start })
@@ -397,7 +418,7 @@ impl Record {
 
     /// Ends the record, unless its length needs a place of its own.
     #[inline]
-    pub(super) fn close_short(self, tag: Tag, out: &mut Buffer) -> bool {
+    pub(super) fn close_short(self, tag: Tag, out: &mut Tail<'_>) -> bool {
         let len = out.len() - self.start - HEADER;
         let is_short = len < LONG as usize;
         if is_short {
@@ -408,18 +429,21 @@ impl Record {
 
     /// Ends the record. On error the record is gone.
     #[inline]
-    pub(crate) fn close(self, tag: Tag, out: &mut Buffer) -> Result<(), Full> {
+    pub(crate) fn close(self, tag: Tag, out: &mut Tail<'_>) -> Result<(), Full> {
         let len = out.len() - self.start - HEADER;
         match u32::try_from(len) {
-            Ok(len) if len < LONG => self.set_header(tag, len, out),
-            _ => self.close_long(tag, len, out)?,
+            Ok(len) if len < LONG => {
+                self.set_header(tag, len, out);
+                Ok(())
+            }
+            _ => out.aside(|out| self.close_long(tag, len, out)),
         }
-        Ok(())
     }
 
     /// Ends a record whose length needs its own place, for which all of the payload moves.
     #[cold]
     fn close_long(self, tag: Tag, len: usize, out: &mut Buffer) -> Result<(), Full> {
+        let out = &mut out.tail();
         let length = (len as u64).to_le_bytes();
         if let Err(full) = out.write(&length) {
             self.abandon(out);
@@ -433,13 +457,13 @@ impl Record {
     }
 
     /// Takes the record back.
-    #[cold]
-    pub(crate) fn abandon(self, out: &mut Buffer) {
+    #[inline]
+    pub(crate) fn abandon(self, out: &mut Tail<'_>) {
         out.truncate(self.start);
     }
 
     #[inline]
-    fn set_header(&self, tag: Tag, len: u32, out: &mut Buffer) {
+    fn set_header(&self, tag: Tag, len: u32, out: &mut Tail<'_>) {
         let header = (tag as u32) << TAG_SHIFT | len;
         if let Some(place) = out.as_mut_slice()[self.start..].first_chunk_mut() {
             *place = header.to_le_bytes();
@@ -447,9 +471,13 @@ impl Record {
     }
 
     /// Replaces the payload.
-    fn fill<T: Serialize + 'static>(&self, value: &T, out: &mut Buffer) -> Result<(), EncodeError> {
+    fn fill<T: Serialize + 'static>(
+        &self,
+        value: &T,
+        out: &mut Tail<'_>,
+    ) -> Result<(), EncodeError> {
         out.truncate(self.start + HEADER);
-        codec::encode(value, out)
+        codec::append(value, out)
     }
 }
 
@@ -528,17 +556,15 @@ pub struct Encoded {
 
 #[cold]
 fn left_over(rest: &[u8]) -> DecodeError {
-    DecodeError {
-        message: format!(
-            "{} bytes are left over: its `Deserialize` reads less than its `Serialize` writes",
-            rest.len()
-        ),
-    }
+    DecodeError::Wrong(format!(
+        "{} bytes are left over: its `Deserialize` reads less than its `Serialize` writes",
+        rest.len()
+    ))
 }
 
 #[cold]
 fn not_decoded<R>(bytes: &[u8], error: DecodeError) -> TaskError {
-    let mut refusal = Refusal::result(type_name::<R>(), error.message);
+    let mut refusal = Refusal::result(type_name::<R>(), error.to_string());
     refusal.bytes = prefix(bytes);
     TaskError::new(TaskFailure::NotDecoded(refusal))
 }
@@ -720,9 +746,9 @@ mod tests {
     #[test]
     fn record_that_is_cut_or_unknown_is_none() {
         let mut out = Buffer::new();
-        let record = Record::open(&mut out).unwrap();
+        let record = Record::open(&mut out.tail()).unwrap();
         out.write(b"abc").unwrap();
-        record.close(Tag::Panic, &mut out).unwrap();
+        record.close(Tag::Panic, &mut out.tail()).unwrap();
         let whole = out.as_slice();
         assert_eq!(
             read_record(&mut &*whole),
@@ -743,9 +769,9 @@ mod tests {
     #[test]
     fn long_payload_has_a_long_length() {
         let mut out = Buffer::new();
-        let before = Record::open(&mut out).unwrap();
-        before.close(Tag::Value, &mut out).unwrap();
-        let record = Record::open(&mut out).unwrap();
+        let before = Record::open(&mut out.tail()).unwrap();
+        before.close(Tag::Value, &mut out.tail()).unwrap();
+        let record = Record::open(&mut out.tail()).unwrap();
         out.write(b"abc").unwrap();
         record.close_long(Tag::Value, 3, &mut out).unwrap();
         let mut records = out.as_slice();

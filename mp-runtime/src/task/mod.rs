@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use self::effect::Nothing;
-use crate::wire::buffer::Buffer;
+use crate::wire::buffer::{Buffer, Tail};
 use crate::wire::codec::{self, EncodeError};
 
 /// A value that can be sent to another process: every type that implements serde's `Serialize` and
@@ -57,17 +57,17 @@ pub trait Arguments: Serialize + DeserializeOwned + 'static {
 
     /// Encodes them one by one, as the task decodes them.
     #[doc(hidden)]
-    fn encode(&self, out: &mut Encoder<'_>) -> Result<(), EncodeError>;
+    fn encode(&self, out: &mut Encoder<'_, '_>) -> Result<(), EncodeError>;
 }
 
 /// Where [`Arguments`] go.
 #[derive(Debug)]
-pub struct Encoder<'a>(&'a mut Buffer);
+pub struct Encoder<'t, 'b>(&'t mut Tail<'b>);
 
-impl Encoder<'_> {
+impl Encoder<'_, '_> {
     #[inline]
     fn add<T: Transfer>(&mut self, argument: &T) -> Result<(), EncodeError> {
-        codec::encode(argument, self.0)
+        codec::append(argument, self.0)
     }
 
     #[inline]
@@ -81,6 +81,15 @@ impl Encoder<'_> {
 pub(crate) fn encode_arguments<A: Arguments>(
     arguments: &A,
     out: &mut Buffer,
+) -> Result<(), EncodeError> {
+    append_arguments(arguments, &mut out.tail())
+}
+
+/// As [`encode_arguments`], for those who append many.
+#[inline]
+pub(crate) fn append_arguments<A: Arguments>(
+    arguments: &A,
+    out: &mut Tail<'_>,
 ) -> Result<(), EncodeError> {
     let start = out.len();
     arguments
@@ -133,7 +142,7 @@ macro_rules! implement {
             const COUNT: usize = $count;
 
             #[inline]
-            fn encode(&self, out: &mut Encoder<'_>) -> Result<(), EncodeError> {
+            fn encode(&self, out: &mut Encoder<'_, '_>) -> Result<(), EncodeError> {
                 let ($($argument,)*) = self;
                 $(out.add($argument)?;)*
                 out.end()

@@ -10,7 +10,7 @@ use bincode::config::{Configuration, Fixint, LittleEndian};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, ser};
 
-use super::buffer::{Buffer, Full};
+use super::buffer::{Buffer, Full, Tail};
 use super::copy::Hands;
 use super::reader::Reader;
 use super::writer::Writer;
@@ -26,6 +26,15 @@ pub(super) const FORMAT: Configuration<LittleEndian, Fixint> =
 pub(crate) fn encode<T: Serialize + 'static>(
     value: &T,
     out: &mut Buffer,
+) -> Result<(), EncodeError> {
+    append(value, &mut out.tail())
+}
+
+/// As [`encode`], for those who append many.
+#[inline]
+pub(crate) fn append<T: Serialize + 'static>(
+    value: &T,
+    out: &mut Tail<'_>,
 ) -> Result<(), EncodeError> {
     let start = out.len();
     value
@@ -70,8 +79,12 @@ pub(crate) enum EncodeErrorKind {
 
 /// Bytes that are no value of the type, and what is wrong with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DecodeError {
-    pub(crate) message: String,
+pub(crate) enum DecodeError {
+    /// They end too early. The one error that numbers can have is a constant, so that reading one needs
+    /// no place for another.
+    TooShort,
+    /// What else is wrong.
+    Wrong(String),
 }
 
 impl EncodeError {
@@ -112,7 +125,10 @@ impl std::error::Error for EncodeError {}
 
 impl fmt::Display for DecodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(match self {
+            Self::TooShort => "the bytes end too early",
+            Self::Wrong(message) => message,
+        })
     }
 }
 

@@ -72,7 +72,7 @@ impl<'de> Reader<'de> {
         let taken = len
             .checked_mul(width)
             .and_then(|len| self.input.split_at_checked(usize::try_from(len).ok()?));
-        let (run, rest) = taken.ok_or_else(DecodeError::too_short)?;
+        let (run, rest) = taken.ok_or(DecodeError::TooShort)?;
         self.input = rest;
         Ok(run)
     }
@@ -97,7 +97,7 @@ impl<'de> Reader<'de> {
         // than this of those, whoever counts them does not come back.
         const MOST: u64 = u32::MAX as u64;
         if count > MOST && count > self.input.len() as u64 {
-            return Err(DecodeError::too_short());
+            return Err(DecodeError::TooShort);
         }
         Ok(count)
     }
@@ -120,11 +120,20 @@ impl bincode::de::read::Reader for Reader<'_> {
 }
 
 impl From<bincode::error::DecodeError> for DecodeError {
-    #[cold]
+    #[inline]
     fn from(error: bincode::error::DecodeError) -> Self {
+        match error {
+            bincode::error::DecodeError::UnexpectedEnd { .. } => Self::TooShort,
+            error => Self::of(&error),
+        }
+    }
+}
+
+impl DecodeError {
+    #[cold]
+    fn of(error: &bincode::error::DecodeError) -> Self {
         use bincode::error::DecodeError as Error;
         match error {
-            Error::UnexpectedEnd { .. } => Self::too_short(),
             Error::InvalidBooleanValue(byte) => {
                 Self::new(format!("a `bool` is 0 or 1, not {byte}"))
             }
@@ -132,18 +141,10 @@ impl From<bincode::error::DecodeError> for DecodeError {
             error => Self::new(error.to_string()),
         }
     }
-}
-
-impl DecodeError {
-    #[cold]
-    pub(super) fn too_short() -> Self {
-        Self::new("the bytes end too early")
-    }
 
     #[cold]
     fn new(message: impl Into<String>) -> Self {
-        let message = message.into();
-        Self { message }
+        Self::Wrong(message.into())
     }
 
     #[cold]

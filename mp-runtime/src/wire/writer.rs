@@ -6,14 +6,14 @@
 
 use serde::ser::{self, Serialize};
 
-use super::buffer::{Buffer, Full};
+use super::buffer::{Full, Tail};
 use super::codec::{EncodeError, FORMAT};
 use super::numbers;
 
 /// A buffer to which a value is appended.
-pub(super) struct Writer<'a>(pub(super) &'a mut Buffer);
+pub(super) struct Writer<'t, 'b>(pub(super) &'t mut Tail<'b>);
 
-impl Writer<'_> {
+impl Writer<'_, '_> {
     #[inline]
     fn put(&mut self, value: impl bincode::Encode) -> Result<(), Full> {
         // Nothing but the space for it can fail.
@@ -29,7 +29,7 @@ impl Writer<'_> {
     }
 }
 
-impl bincode::enc::write::Writer for Writer<'_> {
+impl bincode::enc::write::Writer for Writer<'_, '_> {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
         let written = self.0.write(bytes);
@@ -47,7 +47,7 @@ macro_rules! by_bincode {
     )*};
 }
 
-impl ser::Serializer for &mut Writer<'_> {
+impl ser::Serializer for &mut Writer<'_, '_> {
     type Ok = ();
     type Error = EncodeError;
     type SerializeSeq = Self;
@@ -214,7 +214,7 @@ impl ser::Serializer for &mut Writer<'_> {
 /// Traits whose one method writes an element behind the one before.
 macro_rules! elements {
     ($($Trait:ident $serialize:ident,)*) => {$(
-        impl ser::$Trait for &mut Writer<'_> {
+        impl ser::$Trait for &mut Writer<'_, '_> {
             type Ok = ();
             type Error = EncodeError;
 
@@ -238,7 +238,7 @@ elements! {
     SerializeTupleVariant serialize_field,
 }
 
-impl ser::SerializeMap for &mut Writer<'_> {
+impl ser::SerializeMap for &mut Writer<'_, '_> {
     type Ok = ();
     type Error = EncodeError;
 
@@ -261,7 +261,7 @@ impl ser::SerializeMap for &mut Writer<'_> {
 /// Traits of structs, whose fields go without their names.
 macro_rules! fields {
     ($($Trait:ident)*) => {$(
-        impl ser::$Trait for &mut Writer<'_> {
+        impl ser::$Trait for &mut Writer<'_, '_> {
             type Ok = ();
             type Error = EncodeError;
 
