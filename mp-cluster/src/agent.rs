@@ -337,7 +337,10 @@ impl Agent {
         }
         self.give_back().await;
         self.pool.terminate();
-        let _ = tokio::time::timeout(LAST_WORDS, self.link.client.flush()).await;
+        // Until the server has answered: what it has not read yet is lost with a connection that is closed
+        // while something unread lies here.
+        let heard = self.link.context.get_stream(self.link.names.stream());
+        let _ = tokio::time::timeout(LAST_WORDS, heard).await;
         result
     }
 
