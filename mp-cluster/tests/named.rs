@@ -289,6 +289,23 @@ fn count_up(things: Things, times: u64) -> Result<Queue<u64>, AnyError> {
 }
 
 #[test]
+fn time_without_end() {
+    let _watchdog = watchdog(120);
+    let Some(server) = Server::start() else {
+        return;
+    };
+    let mut connection = Connection::new(server.url());
+    connection.timeout(Duration::MAX).patience(Duration::MAX);
+    let cluster = Cluster::connect(connection).unwrap();
+    let queue: Queue<u32> = cluster.queue("q").unwrap();
+    assert!(matches!(queue.try_get(), Err(TryGetError::Empty)));
+    queue.put(1).unwrap();
+    assert_eq!(queue.get().unwrap(), 1);
+    let lock = cluster.lock("l").unwrap();
+    lock.try_acquire().unwrap().release().unwrap();
+}
+
+#[test]
 fn names_travel_to_tasks_on_other_machines() {
     let _watchdog = watchdog(120);
     let Some(server) = Server::start() else {

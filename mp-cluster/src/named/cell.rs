@@ -93,12 +93,12 @@ impl Until {
         core: &Core,
         future: impl Future<Output = Result<Option<T>, Error>>,
     ) -> Result<Option<T>, Error> {
-        let deadline = match self {
-            Self::Now => Instant::now() + core.timeout,
-            Self::Deadline(deadline) => deadline,
+        let left = match self {
+            Self::Now => core.timeout,
+            Self::Deadline(deadline) => deadline.saturating_duration_since(Instant::now()),
             Self::Forever => return future.await,
         };
-        match tokio::time::timeout_at(deadline.into(), future).await {
+        match tokio::time::timeout(left, future).await {
             Ok(result) => result,
             Err(_) if matches!(self, Self::Now) || !core.is_connected() => Err(core.no_answer()),
             Err(_) => Ok(None),

@@ -196,6 +196,11 @@ impl Message {
         self.jobs.iter().flatten().any(|job| job.is_wanted)
     }
 
+    /// Whether some of it may have been begun, by an agent that has it or by one that was lost.
+    pub(super) fn was_begun(&self) -> bool {
+        self.at_work.is_some() || self.lost > 0
+    }
+
     /// Whether an agent has it, and was heard of within a lease.
     pub(super) fn is_at_work(&self, now: Instant) -> bool {
         self.at_work.is_some_and(|said| now - said < LEASE)

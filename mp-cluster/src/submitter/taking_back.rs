@@ -88,10 +88,7 @@ impl State {
             _ => false,
         };
         for id in self.out.ids(is_nowhere) {
-            let was_at_work = self
-                .out
-                .get_mut(id)
-                .is_some_and(|out| out.at_work.is_some());
+            let was_at_work = self.out.get_mut(id).is_some_and(|out| out.was_begun());
             for shipment in self.out.remove(id) {
                 match (was_at_work, self.is_draining) {
                     (false, true) => shipment.give_back(),

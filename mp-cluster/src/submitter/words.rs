@@ -20,6 +20,8 @@ const MOST_LOST: u32 = 3;
 
 /// How long an agent is at a message without saying so again.
 const HEARD: Duration = PROGRESS.saturating_mul(2);
+/// Why a job is not begun anew that an agent may have begun.
+const LOST_IN_DRAIN: &str = "who had it was lost, and the pool is being drained";
 
 /// Outcomes of which something was in the object store, if it could be had.
 pub(super) struct Fetched {
@@ -134,7 +136,7 @@ impl State {
             for shipment in self.out.remove(id) {
                 match self.is_draining {
                     false => self.send_new(vec![shipment], lost),
-                    true => shipment.lose("who had it was lost, and the pool is being drained"),
+                    true => shipment.lose(LOST_IN_DRAIN),
                 }
             }
             return false;
@@ -176,7 +178,8 @@ impl State {
             let is_wanted = out.is_some_and(|out| out.is_wanted_at(*place));
             if let Some(shipment) = self.out.take(report.id, *place) {
                 match lost {
-                    _ if self.is_draining => shipment.give_back(),
+                    0 if self.is_draining => shipment.give_back(),
+                    _ if self.is_draining => shipment.lose(LOST_IN_DRAIN),
                     _ if !is_wanted => shipment.refuse("it was handed back"),
                     0 => self.waiting.push(shipment),
                     _ => self.send_new(vec![shipment], lost),

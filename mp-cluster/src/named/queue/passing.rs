@@ -197,9 +197,8 @@ impl<T> Queue<T> {
             Ok(consumer) => consumer,
             Err(error) => return Err(error.to_string()),
         };
+        let began = Instant::now();
         // The server takes times from a millisecond on.
-        // The server answers in time or never: what it gives may be lost on its way, and comes again.
-        let until = Instant::now() + time + self.core().timeout;
         let asked = if time < Duration::from_millis(2) {
             consumer.fetch().max_messages(1).messages().await
         } else {
@@ -208,7 +207,11 @@ impl<T> Queue<T> {
         };
         let mut answers = asked.map_err(|error| chain(&error))?;
         loop {
-            let answer = tokio::time::timeout_at(until.into(), answers.next());
+            // It answers in time or never: what it gives may be lost on its way, and comes again.
+            let left = time
+                .saturating_add(self.core().timeout)
+                .saturating_sub(began.elapsed());
+            let answer = tokio::time::timeout(left, answers.next());
             let answer = match news {
                 None => answer.await,
                 Some(news) => tokio::select! {
