@@ -1,6 +1,7 @@
 //! What the figures were measured on, and how busy it was with other things.
 
 use std::fs;
+use std::process::Command;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -17,6 +18,8 @@ pub(crate) struct Machine {
     /// The setting of transparent huge pages, on which first touches of memory depend.
     pub(crate) huge_pages: String,
     pub(crate) python: Option<String>,
+    /// What was measured; None if the checkout is gone, or has no history.
+    pub(crate) commit: Option<String>,
     pub(crate) load_before: String,
 }
 
@@ -28,6 +31,7 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease"),
             huge_pages: chosen(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
             python,
+            commit: commit(),
             load_before: load(),
         }
     }
@@ -40,6 +44,17 @@ pub(crate) fn load() -> String {
         .take(3)
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+/// The commit that is checked out where this program was built, and whether files differ from it.
+fn commit() -> Option<String> {
+    let git = Command::new("git")
+        .args(["-C", env!("CARGO_MANIFEST_DIR")])
+        .args(["describe", "--always", "--dirty", "--exclude=*"])
+        .output()
+        .ok()?;
+    let name = String::from_utf8(git.stdout).ok()?;
+    git.status.success().then(|| name.trim().to_owned())
 }
 
 fn cpu_model() -> String {

@@ -2,7 +2,8 @@
 //! `cargo run --release --manifest-path mp-bench/Cargo.toml`
 //!
 //! - [`race`]: the rounds: who runs when, and what is kept.
-//! - [`report`], [`page`]: medians, spread and ratios, as Markdown, JSON and a page with pictures.
+//! - [`report`], [`page`], [`readme`]: medians, spread and ratios, as Markdown, JSON, a page with pictures, and
+//!   what the project's README.md has of them.
 //! - [`machine`], [`proc_fs`], [`pin`]: what it ran on, what the kernel counts, and on which CPUs.
 //! - [`python`], [`procs`], [`ipc`], [`word`], [`bare`], [`crew`]: entrants that subjects have: Python,
 //!   procspawn, ipc-channel, bare words in shared memory, a bare fork server, and a bare pool.
@@ -34,6 +35,7 @@ mod procs;
 mod python;
 mod queue;
 mod race;
+mod readme;
 mod report;
 mod ring;
 mod scaling;
@@ -118,6 +120,9 @@ struct Options {
     /// Write a page with pictures to this file.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Put the table into mp-bench/README.md of this checkout, and the comparison into its README.md.
+    #[arg(long, conflicts_with_all = ["quick", "only"])]
+    update: bool,
     /// Run only the subjects with these names.
     #[arg(long, value_name = "SUBJECT", value_delimiter = ',', value_parser = subject_names())]
     only: Vec<String>,
@@ -207,6 +212,9 @@ fn main() -> anyhow::Result<ExitCode> {
     if let Some(path) = &options.html {
         std::fs::write(path, page::write(&report)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if options.update {
+        readme::update(&report)?;
     }
     Ok(ExitCode::SUCCESS)
 }

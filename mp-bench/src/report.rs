@@ -33,8 +33,9 @@ impl Report {
     pub(crate) fn circumstances(&self) -> String {
         let machine = &self.machine;
         let python = machine.python.as_deref().unwrap_or("no Python");
+        let commit = machine.commit.as_deref().unwrap_or("an unknown commit");
         format!(
-            "{} × {}, Linux {}, huge pages {}, {python}; {} rounds{}; load {} before, {} after.",
+            "{commit} on {} × {}, Linux {}, huge pages {}, {python}; {} rounds{}; load {} before, {} after.",
             machine.cpus,
             machine.cpu,
             machine.kernel,
@@ -176,7 +177,7 @@ impl Results {
     }
 
     /// In the unit that is shown.
-    fn median(&self, entrant: &Times) -> f64 {
+    pub(crate) fn median(&self, entrant: &Times) -> f64 {
         let figures = entrant.samples.iter().map(|&sample| self.unit.of(sample));
         Spread::of(figures).median
     }
