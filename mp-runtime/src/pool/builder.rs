@@ -206,7 +206,8 @@ impl PoolBuilder {
     }
 
     /// Hands items to workers in jobs of this many. By default the pool measures how long they take
-    /// and makes jobs of about a millisecond; long items go one by one.
+    /// and makes jobs of about a millisecond, of up to four where many items are left and results are
+    /// taken when all are there; long items go one by one.
     ///
     /// With 1, items are handed out as they are pulled, and none waits for another while a worker has
     /// nothing to do. Small ones of a call that returns all results together still share jobs, which

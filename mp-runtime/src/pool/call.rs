@@ -486,7 +486,8 @@ impl<'p, R: Transfer> Call<'p, R> {
         let is_loose = !is_bounded && self.is_loose();
         let wish = match is_loose {
             true => self.sizer.next_loose(source.left()),
-            false => self.sizer.next(source.left()),
+            false if is_bounded => self.sizer.next(source.left()),
+            false => self.sizer.next_long(source.left()),
         };
         let wish = wish.min(self.window_left(is_bounded));
         // One that others read while more is written stays where it is.

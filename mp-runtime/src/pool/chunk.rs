@@ -7,6 +7,10 @@ use super::job::MOST_ITEMS;
 /// What a job should take: long against what it costs to hand it over, short against what a
 /// caller would notice.
 const TARGET: Duration = Duration::from_millis(1);
+/// So many times as long a job may take while many such jobs are left: whoever hands it over, takes its
+/// results and sleeps meanwhile does so less often, and there is enough behind it to make up for one that
+/// takes longer than was thought.
+const STRETCH: u64 = 4;
 /// The same where jobs go to another machine.
 const REMOTE_TARGET: Duration = Duration::from_millis(20);
 /// The same where items are together only for speed: what is taken away again is handed over anew.
@@ -93,6 +97,20 @@ impl Sizer {
         let share = left.map_or(u64::MAX, |left| left.div_ceil(self.shares));
         let share = share.max(self.within(LEAST));
         self.size.min(share).min(self.most).max(1)
+    }
+
+    /// The same for a call whose results nobody takes before all of them are there.
+    pub(super) fn next_long(&self, left: Option<u64>) -> u64 {
+        let next = self.next(left);
+        // Neither before it is known what an item takes, nor where the size has still to grow.
+        let is_settled = self.each.is_some_and(|each| self.size == self.wish(each));
+        let share = left.map_or(0, |left| left / (self.shares * STRETCH));
+        // A size that was asked for, and jobs for elsewhere, have another target.
+        if self.target != TARGET || !is_settled {
+            return next;
+        }
+        let long = self.within(TARGET * STRETCH as u32).min(self.ceiling);
+        long.min(share).min(self.most).max(next)
     }
 
     /// How many items a worker is through with in that time, as far as is known.
@@ -195,6 +213,33 @@ mod tests {
         sizer.learn(1, nanos(1_000_000, 1));
         assert_eq!(sizer.next(Some(3)), 1);
         assert_eq!(sizer.next(Some(0)), 1);
+    }
+
+    #[test]
+    fn jobs_are_longer_while_many_are_left_and_nobody_waits_for_one() {
+        let mut sizer = Sizer::new(None, u64::MAX, 2);
+        assert_eq!(sizer.next_long(Some(1_000_000)), 1, "nothing is known");
+        for _ in 0..10 {
+            let items = sizer.next(None);
+            sizer.learn(items, nanos(10_000, items));
+        }
+        assert_eq!(sizer.next_long(Some(1_000_000)), 400);
+        assert_eq!(sizer.next_long(Some(3200)), 200);
+        assert_eq!(sizer.next_long(Some(1600)), 100);
+        assert_eq!(sizer.next_long(Some(200)), 50);
+        assert_eq!(sizer.next_long(None), 100, "nobody knows how many are left");
+        assert_eq!(sizer.next(Some(1_000_000)), 100);
+        sizer.learn(400, nanos(1_000_000, 400));
+        assert_eq!(
+            sizer.next_long(Some(1_000_000)),
+            7,
+            "half a millisecond each"
+        );
+        sizer.learn(7, nanos(10_000_000, 7));
+        assert_eq!(sizer.next_long(Some(1_000_000)), 1);
+        let mut fixed = Sizer::new(Some(20), u64::MAX, 2);
+        fixed.learn(20, nanos(10, 20));
+        assert_eq!(fixed.next_long(Some(1_000_000)), 20);
     }
 
     #[test]
