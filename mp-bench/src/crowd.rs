@@ -5,10 +5,18 @@ use std::thread;
 use anyhow::{Context, ensure};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mp::{AnyError, Child, Process, Queue};
+use serde::{Deserialize, Serialize};
 
-use crate::queue::{BATCH, FIRST, Way};
+use crate::queue::{BATCH, FIRST};
 use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::{Plan, WORKERS};
+
+/// How items are put and taken.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Way {
+    OneByOne,
+    Batches,
+}
 
 pub(crate) fn two_to_two(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     let mut race = Race::new(

@@ -5,8 +5,9 @@
 //! - [`report`], [`page`], [`readme`]: medians, spread and ratios, as Markdown, JSON, a page with pictures, and
 //!   what the project's README.md has of them.
 //! - [`machine`], [`proc_fs`], [`pin`]: what it ran on, what the kernel counts, and on which CPUs.
-//! - [`python`], [`procs`], [`ipc`], [`word`], [`bare`], [`crew`]: entrants that subjects have: Python,
-//!   procspawn, ipc-channel, bare words in shared memory, a bare fork server, and a bare pool.
+//! - [`python`], [`procs`], [`ipc`], [`word`], [`bare`], [`crew`], [`ring`], [`transport`]: entrants that subjects
+//!   have: Python, procspawn, ipc-channel, bare words in shared memory, a bare fork server, pool, queue and map.
+//! - [`consumer`]: who takes what a subject's entrants put.
 //! - All others are subjects: functions in [`SUBJECTS`].
 //!
 //! The method is in README.md.
@@ -14,6 +15,7 @@
 mod bare;
 mod build;
 mod bulk;
+mod consumer;
 mod crew;
 mod crowd;
 mod handover;

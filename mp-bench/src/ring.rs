@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread;
 
 use memmap2::MmapRaw;
-use mp::{AnyError, Child, Process, Queue};
+use mp::{AnyError, Process};
 use serde::{Deserialize, Serialize};
 
-use crate::payload::{self, check, is_marked};
+use crate::consumer::{Consumer, Tally};
+use crate::payload::{self, is_marked};
 use crate::queue::FIRST;
-use crate::race::Sample;
 
 /// Bytes before the first slot: the lines of the two sides.
 const SIDES: usize = 4096;
@@ -48,81 +48,29 @@ impl Items {
     }
 }
 
-/// A process that takes. Dropping it ends it.
-pub(crate) struct Consumer {
-    ring: Ring,
-    counts: Queue<u64>,
-    rights: Queue<u64>,
-    process: Child<Result<(), AnyError>>,
+/// A process that takes.
+pub(crate) fn consumer(items: Items) -> anyhow::Result<Consumer<Ring>> {
+    let file = tempfile::NamedTempFile::new_in("/dev/shm")?;
+    let len = SIDES + items.stride() * items.slots() as usize;
+    file.as_file().set_len(len as u64)?;
+    let ring = Ring::open(file.path(), items)?;
+    // The file may go once it has answered.
+    Consumer::start(|tally| {
+        let process = Process::new(consume, (file.path().to_owned(), items, tally)).start()?;
+        Ok((ring, process))
+    })
 }
 
-impl Consumer {
-    pub(crate) fn start(items: Items) -> anyhow::Result<Self> {
-        let file = tempfile::NamedTempFile::new_in("/dev/shm")?;
-        let len = SIDES + items.stride() * items.slots() as usize;
-        file.as_file().set_len(len as u64)?;
-        let ring = Ring::open(file.path(), items)?;
-        let (counts, rights) = (Queue::new()?, Queue::new()?);
-        let arguments = (
-            file.path().to_owned(),
-            items,
-            counts.clone(),
-            rights.clone(),
-        );
-        let process = Process::new(consume, arguments).start()?;
-        let mut consumer = Self {
-            ring,
-            counts,
-            rights,
-            process,
-        };
-        // When it has answered it has the file open.
-        consumer.measure(0, |_| Ok(()))?;
-        Ok(consumer)
-    }
-
-    pub(crate) fn measure(
-        &mut self,
-        count: u64,
-        produce: impl FnOnce(&Ring) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Sample> {
-        let (sample, right) = Sample::of(count, || {
-            self.counts.put(count)?;
-            produce(&self.ring)?;
-            Ok::<_, anyhow::Error>(self.rights.get()?)
-        });
-        check(count, right?)?;
-        Ok(sample)
-    }
-}
-
-impl Drop for Consumer {
-    fn drop(&mut self) {
-        self.counts.close();
-        let _ = self.process.join();
-    }
-}
-
-/// Answers each count by how many of so many items were those expected.
 #[mp::task]
-fn consume(
-    path: PathBuf,
-    items: Items,
-    counts: Queue<u64>,
-    rights: Queue<u64>,
-) -> Result<(), AnyError> {
+fn consume(path: PathBuf, items: Items, tally: Tally) -> Result<(), AnyError> {
     let ring = Ring::open(&path, items)?;
-    for count in &counts {
-        let is_right = |index: &u64| match items {
-            Items::Numbers => {
-                let number = ring.take(|bytes| bytes.try_into().map_or(0, u64::from_le_bytes));
-                number == FIRST + index
-            }
-            Items::Bytes => is_marked(&ring.take(<[u8]>::to_vec), *index),
-        };
-        rights.put((0..count).filter(is_right).count() as u64)?;
+    match items {
+        Items::Numbers => tally.answer(|index| {
+            let number = ring.take(|bytes| bytes.try_into().map_or(0, u64::from_le_bytes));
+            number == FIRST + index
+        }),
+        Items::Bytes => tally.answer(|index| is_marked(&ring.take(<[u8]>::to_vec), index)),
     }
-    Ok(())
 }
 
 /// The shared memory.
