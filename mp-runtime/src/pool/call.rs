@@ -287,6 +287,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// What is to be run, as a job's items say it, the first of which is the one of that number.
+    #[inline]
     fn name(&self, first: u64) -> Cow<'_, str> {
         let merge = self.merge.map(|merge| (merge.name)());
         let span = self.span.header(self.is_many.then_some(first));
@@ -294,11 +295,13 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// The worker for which alone an item is.
+    #[inline]
     fn target(&self, item: u64) -> Option<Holder> {
         self.targets.as_ref()?.get(item as usize).copied()
     }
 
     /// Why the pool runs no more jobs, if that is so.
+    #[inline]
     pub(super) fn stop(&self) -> Option<&'p Stop> {
         self.pool.stop()
     }
@@ -437,6 +440,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// What must be left of the window for a job to be filled: no smaller one goes out meanwhile.
+    #[inline]
     fn least_room(&self) -> u64 {
         match self.running {
             0 => 1,
@@ -445,18 +449,21 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// Whether another job may be out at once.
+    #[inline]
     fn has_place(&self) -> bool {
         self.running < self.pool.window_jobs()
             || self.running < self.most_jobs() && self.pool.has_spare_entries()
     }
 
     /// How many jobs may be out at once, while others do not need their entries.
+    #[inline]
     fn most_jobs(&self) -> usize {
         let lead = (self.sizer.lead() as usize).saturating_mul(self.pool.workers());
         self.pool.window_jobs().max(lead.min(SPARE_JOBS))
     }
 
     /// How many items may be pulled before a result is taken.
+    #[inline]
     fn window_left(&self, is_bounded: bool) -> u64 {
         let window = match self.pool.settings.window {
             Some(window) => window,
@@ -669,6 +676,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     /// Whether items that go one by one may share jobs: then they are still had one by one, since a
     /// worker that has nothing to do gets what another has not begun. Not of calls that go on only
     /// when their results are taken, nor where that could not be taken away again.
+    #[inline]
     fn is_loose(&self) -> bool {
         let settings = &self.pool.settings;
         settings.chunk_size == Some(1)
@@ -1150,11 +1158,20 @@ impl<'p, R: Transfer> Call<'p, R> {
         let read = || {
             loop {
                 let mut failure = None;
-                if is_direct && !is_keeping {
+                if !is_keeping {
                     let read;
-                    (read, failure) = read_values(&mut records, items.len(), sink);
+                    (read, failure) = match is_direct {
+                        true => read_values(&mut records, items.len(), sink),
+                        false => {
+                            let waiting = &mut self.chunks[at].waiting;
+                            let mut wait = |result| waiting.push(result);
+                            read_values(&mut records, items.len(), &mut wait)
+                        }
+                    };
                     items.start += read;
-                    self.delivered += u64::from(read);
+                    if is_direct {
+                        self.delivered += u64::from(read);
+                    }
                 }
                 let Some(item) = items.next() else { break };
                 let result = match failure {
@@ -1327,6 +1344,7 @@ impl<'p, R: Transfer> Call<'p, R> {
 
 impl<R> Call<'_, R> {
     /// Takes over what the desk has cut off jobs while we were in the input.
+    #[inline]
     fn adopt(&mut self) {
         let Some(absence) = &self.absence else { return };
         for cut_off in absence.take() {

@@ -49,6 +49,7 @@ pub(super) struct Sizer {
 
 impl Sizer {
     /// For `workers` workers; a job of more than `most` items is of no use.
+    #[inline]
     pub(super) fn new(fixed: Option<u64>, most: u64, workers: u64) -> Self {
         Self {
             fixed,
@@ -78,13 +79,14 @@ impl Sizer {
 
     /// Knows from the outset what an item takes.
     pub(super) fn seeded(mut self, each: Duration) -> Self {
-        let each = each.as_nanos() as f64;
+        let each = nanos(each);
         self.each = Some(each);
         self.size = self.wish(each);
         self
     }
 
     /// How many items the next job should have, when `left` are left, if that is known.
+    #[inline]
     pub(super) fn next(&self, left: Option<u64>) -> u64 {
         if let Some(fixed) = self.fixed {
             return fixed.min(self.most);
@@ -93,6 +95,7 @@ impl Sizer {
     }
 
     /// The same for a job whose items are together only for speed, whatever size was asked for.
+    #[inline]
     pub(super) fn next_loose(&self, left: Option<u64>) -> u64 {
         let share = left.map_or(u64::MAX, |left| left.div_ceil(self.shares));
         let share = share.max(self.within(LEAST));
@@ -114,8 +117,9 @@ impl Sizer {
     }
 
     /// How many items a worker is through with in that time, as far as is known.
+    #[inline]
     fn within(&self, time: Duration) -> u64 {
-        let items = |each: f64| time.as_nanos() as f64 / each.max(0.1);
+        let items = |each: f64| nanos(time) / each.max(0.1);
         self.each.map_or(0.0, items) as u64
     }
 
@@ -124,7 +128,7 @@ impl Sizer {
         if items == 0 {
             return;
         }
-        let each = elapsed.as_nanos() as f64 / items as f64;
+        let each = nanos(elapsed) / items as f64;
         // The slower of what was known and what is new counts more: a job that is too long hurts
         // more than one that is too short.
         let known = self.each.unwrap_or(each);
@@ -138,28 +142,34 @@ impl Sizer {
 
     /// Items that take as long as a job should.
     fn wish(&self, each: f64) -> u64 {
-        let wish = (self.target.as_nanos() as f64 / each.max(0.1)) as u64;
+        let wish = (nanos(self.target) / each.max(0.1)) as u64;
         wish.clamp(1, self.ceiling)
     }
 
     /// Jobs of a size that was asked for that should be out at once for each worker, as far as is
     /// known: where they are short one is not enough to go on with.
+    #[inline]
     pub(super) fn lead(&self) -> u64 {
         match (self.fixed, self.each) {
             (Some(items), Some(each)) => {
                 let job = each.max(0.1) * items as f64;
-                (self.lead.as_nanos() as f64 / job) as u64
+                (nanos(self.lead) / job) as u64
             }
             _ => 0,
         }
     }
 }
 
+/// From 64 bits, which fit: what is made of 128 takes a hundred instructions.
+fn nanos(time: Duration) -> f64 {
+    time.as_nanos() as u64 as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn nanos(each: u64, items: u64) -> Duration {
+    fn time(each: u64, items: u64) -> Duration {
         Duration::from_nanos(each * items)
     }
 
@@ -175,9 +185,9 @@ mod tests {
         let mut dear = cheap;
         for _ in 0..10 {
             let items = cheap.next(None);
-            cheap.learn(items, nanos(10, items));
+            cheap.learn(items, time(10, items));
             let items = dear.next(None);
-            dear.learn(items, nanos(5_000_000, items));
+            dear.learn(items, time(5_000_000, items));
         }
         assert_eq!(cheap.next(None), MAX_ITEMS);
         assert_eq!(dear.next(None), 1);
@@ -186,14 +196,14 @@ mod tests {
     #[test]
     fn growth_is_bounded_and_items_that_become_dear_shrink_the_jobs() {
         let mut sizer = Sizer::new(None, u64::MAX, 2);
-        sizer.learn(1, nanos(10, 1));
+        sizer.learn(1, time(10, 1));
         assert_eq!(sizer.next(None), GROWTH);
         for _ in 0..10 {
             let items = sizer.next(None);
-            sizer.learn(items, nanos(10, items));
+            sizer.learn(items, time(10, items));
         }
         for _ in 0..3 {
-            sizer.learn(100, nanos(1_000_000, 100));
+            sizer.learn(100, time(1_000_000, 100));
         }
         assert!(sizer.next(None) <= 2);
     }
@@ -203,14 +213,14 @@ mod tests {
         let mut sizer = Sizer::new(None, u64::MAX, 2);
         for _ in 0..10 {
             let items = sizer.next(None);
-            sizer.learn(items, nanos(1000, items));
+            sizer.learn(items, time(1000, items));
         }
         assert_eq!(sizer.next(Some(1000)), 250);
         // To share out less would cost more than to run it.
         assert_eq!(sizer.next(Some(40)), 20);
         assert_eq!(sizer.next(Some(0)), 20);
         let mut sizer = Sizer::new(None, u64::MAX, 2);
-        sizer.learn(1, nanos(1_000_000, 1));
+        sizer.learn(1, time(1_000_000, 1));
         assert_eq!(sizer.next(Some(3)), 1);
         assert_eq!(sizer.next(Some(0)), 1);
     }
@@ -221,7 +231,7 @@ mod tests {
         assert_eq!(sizer.next_long(Some(1_000_000)), 1, "nothing is known");
         for _ in 0..10 {
             let items = sizer.next(None);
-            sizer.learn(items, nanos(10_000, items));
+            sizer.learn(items, time(10_000, items));
         }
         assert_eq!(sizer.next_long(Some(1_000_000)), 400);
         assert_eq!(sizer.next_long(Some(3200)), 200);
@@ -229,16 +239,16 @@ mod tests {
         assert_eq!(sizer.next_long(Some(200)), 50);
         assert_eq!(sizer.next_long(None), 100, "nobody knows how many are left");
         assert_eq!(sizer.next(Some(1_000_000)), 100);
-        sizer.learn(400, nanos(1_000_000, 400));
+        sizer.learn(400, time(1_000_000, 400));
         assert_eq!(
             sizer.next_long(Some(1_000_000)),
             7,
             "half a millisecond each"
         );
-        sizer.learn(7, nanos(10_000_000, 7));
+        sizer.learn(7, time(10_000_000, 7));
         assert_eq!(sizer.next_long(Some(1_000_000)), 1);
         let mut fixed = Sizer::new(Some(20), u64::MAX, 2);
-        fixed.learn(20, nanos(10, 20));
+        fixed.learn(20, time(10, 20));
         assert_eq!(fixed.next_long(Some(1_000_000)), 20);
     }
 
@@ -247,7 +257,7 @@ mod tests {
         let mut sizer = Sizer::new(None, u64::MAX, 2).remote();
         for _ in 0..10 {
             let items = sizer.next(None);
-            sizer.learn(items, nanos(100, items));
+            sizer.learn(items, time(100, items));
         }
         assert_eq!(sizer.next(None), 200_000);
     }
@@ -275,7 +285,7 @@ mod tests {
     #[test]
     fn fixed_size_stays_within_what_is_of_use() {
         let mut sizer = Sizer::new(Some(20), u64::MAX, 2);
-        sizer.learn(20, nanos(1_000_000_000, 20));
+        sizer.learn(20, time(1_000_000_000, 20));
         assert_eq!(sizer.next(Some(5)), 20);
         assert_eq!(Sizer::new(Some(20), 7, 2).next(None), 7);
     }

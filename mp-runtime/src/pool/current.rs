@@ -100,6 +100,7 @@ impl Item {
 
 /// How many calls from inside of tasks lead to what the calling process calls now: one more than lead
 /// to the task that it runs, and none where it runs none.
+#[inline]
 pub(super) fn depth() -> u32 {
     match Item::current() {
         Some(Item::Shared(memory, _, job)) => memory.depth(memory.index_of(job)) + 1,

@@ -172,6 +172,7 @@ impl Inner {
 
     /// Makes the parent's what a job holds that was filled, so that it is there for as long as the job
     /// is, whatever becomes of the caller; and notes who that is. Nothing in the parent.
+    #[inline]
     pub(super) fn hand_to_parent(&self, index: u32, depth: u32) {
         let Some(guest) = self.guest() else { return };
         let (memory, me) = (&self.memory, Owner::Process(guest.me));
@@ -190,6 +191,7 @@ impl Inner {
     }
 
     /// Whether a call that has jobs out may have another.
+    #[inline]
     pub(super) fn has_further_entry(&self) -> bool {
         self.guest().is_none() || self.memory.has_further_entry()
     }

@@ -243,17 +243,20 @@ impl Inner {
 
     /// How many jobs of one call are out at once: each worker has one to run and one to go on with,
     /// and the caller one to fill.
+    #[inline]
     pub(super) fn window_jobs(&self) -> usize {
         self.workers() * 2 + 1
     }
 
     /// Whether so much of the job table is free that a call may have more jobs out than others need.
+    #[inline]
     pub(super) fn has_spare_entries(&self) -> bool {
         let entries = lock(&self.entries);
         (entries.reach as usize - entries.free.len()) < SPARE_JOBS
     }
 
     /// How many workers there are meant to be, at most.
+    #[inline]
     pub(super) fn workers(&self) -> usize {
         match self.carrier() {
             // They may all have left, and what is shared out among them waits for the next.
@@ -317,6 +320,7 @@ impl Inner {
     }
 
     /// As [`leave`](Self::leave), for a call on these terms.
+    #[inline]
     pub(super) fn leave_watched(&self, terms: &Terms) {
         let limit = terms.limit();
         match self.guest() {
@@ -408,6 +412,7 @@ impl Inner {
 
     /// Why no more jobs are run, if that is so. A worker never learns of it: it is killed then, and a
     /// task whose call failed before that might take it for something else, and return.
+    #[inline]
     pub(super) fn stop(&self) -> Option<&Stop> {
         self.stop.get()
     }
@@ -519,6 +524,7 @@ impl Inner {
     }
 
     /// The bytes of the results of a job that is over.
+    #[inline]
     pub(super) fn results_of(&self, index: u32) -> Option<&[u8]> {
         let result = &self.memory.job(index).result;
         // Workers without this memory write into no slip: where their results did not fit there are none.
@@ -569,6 +575,7 @@ impl Inner {
     }
 
     /// A buffer over the entry's slip, if small items may lie there and `bytes` have room.
+    #[inline]
     pub(super) fn over_slip(&self, index: u32, bytes: usize) -> Option<Buffer> {
         match self.keeps_blocks(index) {
             true => self.memory.over_slip(index, Side::Items, bytes),
@@ -592,6 +599,7 @@ impl Inner {
     }
 
     /// Frees the block for items that an entry has kept, if nobody has taken it: the items lie elsewhere.
+    #[inline]
     pub(super) fn free_kept(&self, index: u32) {
         self.free_block(&self.memory.job(index).input);
     }
@@ -729,6 +737,7 @@ impl Inner {
     }
 
     /// Forgets what [`record_death`](Self::record_death) recorded.
+    #[inline]
     pub(super) fn forget_death(&self, index: u32) {
         if index >= JOBS {
             return self.memory.forget_failure(index);

@@ -356,6 +356,7 @@ impl Job {
     }
 
     /// Whether a worker may claim the job.
+    #[inline]
     pub(super) fn is_ready(&self) -> bool {
         self.word().phase() == Phase::Ready
     }
@@ -505,11 +506,13 @@ impl Job {
     }
 
     /// Says how many items there are.
+    #[inline]
     pub(super) fn set_count(&self, count: u32) {
         self.count.store(count, Ordering::Relaxed);
     }
 
     /// Says whether the items are together only for speed.
+    #[inline]
     pub(super) fn set_loose(&self, is_loose: bool) {
         self.is_loose.store(u32::from(is_loose), Ordering::Relaxed);
     }
@@ -735,6 +738,7 @@ impl Job {
     }
 
     /// Why the worker stopped before the last item.
+    #[inline]
     pub(super) fn early(&self) -> Early {
         match self.early.load(Ordering::Relaxed) {
             0 => Early::No,
@@ -746,12 +750,14 @@ impl Job {
     }
 
     /// Notes why the worker stops; visible with the commit.
+    #[inline]
     pub(super) fn set_early(&self, early: Early) {
         self.early.store(early as u32, Ordering::Relaxed);
     }
 
     /// What is so at this moment. An entry whose word is the same later has not been released and used
     /// anew in between.
+    #[inline]
     pub(super) fn word(&self) -> Word {
         Word(self.word.load(Ordering::Acquire))
     }

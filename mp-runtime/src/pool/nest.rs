@@ -120,6 +120,7 @@ impl Memory {
     }
 
     /// Whether there is an entry for a call that has one already.
+    #[inline]
     pub(super) fn has_further_entry(&self) -> bool {
         (0..FURTHER).any(|at| self.job(JOBS + at).phase() == Phase::Free)
     }

@@ -371,6 +371,7 @@ impl Memory {
     // What small jobs need no blocks for.
 
     /// Where the slip of an entry for such bytes begins, if it has slips.
+    #[inline]
     fn slip(&self, index: u32, side: Side) -> Option<u64> {
         let place = u64::from(index) * 2 + side as u64;
         (index < SLIPS).then(|| SLIPS_AT + place * SLIP as u64)
@@ -378,6 +379,7 @@ impl Memory {
 
     /// An empty buffer over the slip of an entry, if it has one and that has room for `bytes`. Whose the
     /// entry is, or the job in it, has its slips, too.
+    #[inline]
     pub(super) fn over_slip(&self, index: u32, side: Side, bytes: usize) -> Option<Buffer> {
         let place = self.slip(index, side).filter(|_| bytes <= SLIP)?;
         let me = Owner::Process(self.peers.me());
@@ -385,6 +387,7 @@ impl Memory {
     }
 
     /// The bytes of a job in the block that `word` names, or, if it names none, in the entry's slip.
+    #[inline]
     pub(super) fn bytes_of(
         &self,
         index: u32,
@@ -530,6 +533,7 @@ impl Memory {
     /// Takes the next job that is ready for `me`, unless that is left to its caller for a moment. A
     /// kill at any point loses nothing: before the claim the job is ready and in the ring, after it
     /// the job names us.
+    #[inline]
     pub(super) fn claim(&self, me: Holder) -> Option<(&Job, Running)> {
         let ring = self.ring();
         loop {

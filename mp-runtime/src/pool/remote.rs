@@ -478,6 +478,7 @@ fn run(pool: &Arc<Inner>) {
 
 impl Inner {
     /// Whose workers are elsewhere.
+    #[inline]
     pub(super) fn carrier(&self) -> Option<&dyn Carrier> {
         self.remote.as_ref().map(|Remote(carrier)| &**carrier)
     }

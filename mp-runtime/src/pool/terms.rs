@@ -74,6 +74,7 @@ impl Terms {
     }
 
     /// How long an item may take, in nanoseconds; zero is no limit.
+    #[inline]
     pub(super) fn limit(&self) -> u64 {
         self.timeout.map_or(0, nanos)
     }

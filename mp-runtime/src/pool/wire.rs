@@ -35,6 +35,7 @@ pub(super) fn begin_items(task: &str, out: &mut Buffer) -> Result<(), Full> {
 
 /// What is to be run, as items say it: the task, what merges its results, and what `tracing` is told
 /// of the call.
+#[inline]
 pub(super) fn name<'a>(task: &'a str, merge: Option<&str>, span: Option<&str>) -> Cow<'a, str> {
     match (merge, span) {
         (None, None) => Cow::Borrowed(task),
@@ -54,10 +55,12 @@ pub(super) fn read_name(name: &str) -> (&str, Option<&str>, Option<&str>) {
 }
 
 /// Begins a block of results.
+#[inline]
 pub(super) fn begin_results(out: &mut Buffer) -> Result<(), Full> {
     pad(RECORDS, out)
 }
 
+#[inline]
 fn pad(to: usize, out: &mut Buffer) -> Result<(), Full> {
     const ZEROS: [u8; RECORDS] = [0; RECORDS];
     while out.len() < to {
@@ -69,11 +72,18 @@ fn pad(to: usize, out: &mut Buffer) -> Result<(), Full> {
 
 /// Reads the beginning of a block of items: the task's name, and the records.
 pub(super) fn read_items(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (name, records) = split_items(bytes)?;
+    Some((std::str::from_utf8(name).ok()?, records))
+}
+
+/// The same for whom may know the name already, by its bytes.
+#[inline]
+pub(super) fn split_items(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (name_len, rest) = bytes.split_first_chunk()?;
     let (first, rest) = rest.split_first_chunk()?;
     let name = rest.get(..u32::from_le_bytes(*name_len) as usize)?;
     let records = bytes.get(u32::from_le_bytes(*first) as usize..)?;
-    Some((std::str::from_utf8(name).ok()?, records))
+    Some((name, records))
 }
 
 /// Appends the arguments of one item, or leaves `out` as it was.

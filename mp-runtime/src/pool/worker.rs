@@ -133,8 +133,8 @@ struct Worker<'a> {
     idle_timeout: Option<Duration>,
     /// Jobs for this seat alone that are over, as it knows.
     letters: u32,
-    /// The task of the last job.
-    task: Option<&'static Entry>,
+    /// The task of the last job, and what it is called.
+    task: Option<(&'static str, &'static Entry)>,
     /// Bytes that an item's result took, as far as is known.
     bytes_each: usize,
 }
@@ -339,13 +339,10 @@ impl<'a> Worker<'a> {
         let input = self
             .memory
             .bytes_of(index, Side::Items, &job.input, input_len);
-        let Some((name, mut items)) = input.and_then(wire::read_items) else {
+        let Some((name, mut items)) = input.and_then(wire::split_items) else {
             return Ok(Early::Unreadable);
         };
-        let (name, merge, span) = wire::read_name(name);
-        let merge = merge.and_then(|merge| registry::by_name(merge).ok());
-        spans::begin_job(span);
-        let Some(task) = self.task(name) else {
+        let Some((task, merge)) = self.begin(name) else {
             return Ok(Early::Unreadable);
         };
         let first = job.first.load(Ordering::Relaxed);
@@ -506,15 +503,30 @@ impl<'a> Worker<'a> {
         wire::mark(start, parcel, out)
     }
 
-    /// The task of that name.
-    fn task(&mut self, name: &str) -> Option<&'static Entry> {
-        if let Some(task) = self.task
-            && (task.name)() == name
-        {
-            return Some(task);
+    /// Finds what a job is to run by its name: the task, and what merges its results.
+    #[inline]
+    fn begin(&mut self, name: &[u8]) -> Option<(&'static Entry, Option<&'static Entry>)> {
+        match self.task {
+            // As most often: there is nothing to read.
+            Some((last, task)) if last.as_bytes() == name => {
+                spans::begin_job(None);
+                Some((task, None))
+            }
+            _ => self.begin_other(name),
         }
-        self.task = registry::by_name(name).ok();
-        self.task
+    }
+
+    #[inline(never)]
+    fn begin_other(&mut self, name: &[u8]) -> Option<(&'static Entry, Option<&'static Entry>)> {
+        let (name, merge, span) = wire::read_name(std::str::from_utf8(name).ok()?);
+        let merge = merge.and_then(|merge| registry::by_name(merge).ok());
+        spans::begin_job(span);
+        let task = match self.task {
+            Some((last, task)) if last == name => task,
+            _ => registry::by_name(name).ok()?,
+        };
+        self.task = Some(((task.name)(), task));
+        Some((task, merge))
     }
 
     /// Runs what each worker is to run first; false if that failed.

@@ -54,10 +54,12 @@ impl Buffer {
     }
 
     /// A buffer that moves into a block of `arena`, owned by `owner`, once it exceeds [`SMALL`].
+    #[inline]
     pub(crate) fn with_home(arena: Arc<Arena>, owner: Owner) -> Self {
         Self::starting(Some((arena, owner)))
     }
 
+    #[inline]
     fn starting(home: Option<(Arc<Arena>, Owner)>) -> Self {
         Self {
             start: NonNull::dangling(),
@@ -88,6 +90,7 @@ impl Buffer {
 
     /// A buffer over `len` bytes at a place of the region outside of all blocks, which nobody else uses.
     /// What does not fit there moves into a block, which is `owner`'s.
+    #[inline]
     pub(crate) fn over_place(arena: Arc<Arena>, owner: Owner, offset: u64, len: usize) -> Self {
         let start = arena.region().pointer(offset, len);
         let mut buffer = Self::with_home(arena, owner);
@@ -161,6 +164,7 @@ impl Buffer {
     }
 
     /// Gives up the block that the bytes are in, if they are in one: it is the owner's to free.
+    #[inline]
     pub(crate) fn give_up_block(&mut self) -> Option<Block> {
         let block = self.block.take()?;
         self.len = 0;
@@ -186,6 +190,7 @@ impl Buffer {
     /// Names the block that the bytes are in by `word`, which lies in the same region. When they
     /// outgrow it, the word changes before the old block goes: who reads it finds all bytes there
     /// were.
+    #[inline]
     pub(crate) fn publish_in(&mut self, word: &AtomicU64) {
         let id = self.block.map_or(0, |block| block.id().bits());
         word.store(id, Ordering::Release);
@@ -246,6 +251,7 @@ impl Buffer {
         self.block.replace(block)
     }
 
+    #[inline]
     fn use_private(&mut self) {
         self.is_shared = false;
         self.start = NonNull::new(self.private.as_mut_ptr()).unwrap_or(NonNull::dangling());
@@ -328,13 +334,18 @@ impl Drop for Tail<'_> {
 }
 
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
-        // A copy made by `fork` has neither the memory nor the block.
-        if super::region::is_forked() {
-            return;
-        }
         if let (Some(block), Some((arena, _))) = (self.block, &self.home) {
-            arena.free(block.id());
+            free(arena, block);
         }
+    }
+}
+
+#[inline(never)]
+fn free(arena: &Arena, block: Block) {
+    // A copy made by `fork` has neither the memory nor the block.
+    if !super::region::is_forked() {
+        arena.free(block.id());
     }
 }
