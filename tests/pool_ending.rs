@@ -369,7 +369,8 @@ fn handles_in_results_that_nobody_took_go_with_their_pool() {
                 scope.spawn(|| {
                     let items = (1..=6).map(|n| (n == 6, begun.clone()));
                     let outcomes = pool.try_map(make_or_stay, items).unwrap();
-                    assert!(outcomes.iter().all(Result::is_err));
+                    // Had this thread not come to look for results before, it has those that were there.
+                    assert!(outcomes.last().unwrap().is_err());
                 });
                 begun.wait();
                 pool.terminate();
