@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mp::{Pool, PoolBuilder, Process};
-use support::{alone, alone_with, children, eventually, settles_at, watchdog};
+use support::{alone, alone_with, children, eventually, is_gone, settles_at, watchdog};
 
 const ITEMS: u32 = 60;
 
@@ -237,7 +237,7 @@ fn parent_killed_at_any_point_takes_its_isolated_workers_along() {
                     let error = parent.join().unwrap_err();
                     assert_eq!(error.signal(), Some(libc::SIGKILL), "{point}: {error}");
                     for pid in notes(&workers.0) {
-                        eventually(|| !Path::new(&format!("/proc/{pid}")).exists());
+                        eventually(|| is_gone(pid));
                     }
                 }
             }

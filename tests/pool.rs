@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mp::{Lock, Pool, Queue, TaskError};
 use serde::{Deserialize, Serialize};
-use support::{alone, eventually, watchdog};
+use support::{alone, eventually, is_gone, watchdog};
 
 type AnyResult = Result<(), Box<dyn std::error::Error>>;
 
@@ -62,10 +62,6 @@ fn kill(pid: u32) {
 #[mp::task]
 fn is_empty(text: String) -> bool {
     text.is_empty()
-}
-
-fn is_gone(pid: u32) -> bool {
-    !std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use mp::{Pool, Queue};
-use support::{eventually, watchdog};
+use support::{eventually, is_gone, watchdog};
 
 /// One test at a time: the audit is of the whole program.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -234,7 +234,7 @@ fn parent_killed_at_any_point_takes_its_workers_along() {
             let error = parent.join().unwrap_err();
             assert_eq!(error.signal(), Some(libc::SIGKILL), "{point}: {error}");
             while let Ok(pid) = workers.try_get() {
-                eventually(|| !std::path::Path::new(&format!("/proc/{pid}")).exists());
+                eventually(|| is_gone(pid));
             }
         }
     }

@@ -3,22 +3,18 @@
 mod support;
 
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use mp::{Event, Pool, Process, Queue, TaskError};
 use support::{
-    alone, alone_command, alone_with, eventually, is_alone, send_signal, settles_at, watchdog,
+    alone, alone_command, alone_with, eventually, is_alone, is_gone, send_signal, settles_at,
+    watchdog,
 };
 
 type AnyResult = Result<(), Box<dyn std::error::Error>>;
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-fn is_gone(pid: u32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
-}
 
 #[mp::task]
 fn wait_for((n, begun, gate): (u32, Queue<u32>, Queue<()>)) -> u32 {

@@ -3,7 +3,6 @@
 mod support;
 
 use std::future::Future;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -11,7 +10,7 @@ use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
 use mp::{Event, Pool, PoolEvent, Process, Queue, Retries, Value};
-use support::{eventually, watchdog};
+use support::{eventually, is_gone, watchdog};
 
 /// What a pool has in its memory while nothing is under way, and nothing more.
 fn check_books(pool: &Pool) {
@@ -19,10 +18,6 @@ fn check_books(pool: &Pool) {
         let (audit, jobs) = mp::__private::audit_of_pool(pool);
         audit.faults.is_empty() && audit.process_units == 0 && jobs == 0
     });
-}
-
-fn is_gone(pid: u32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
 }
 
 fn own_pool() -> &'static Pool {

@@ -4,12 +4,11 @@
 mod support;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use mp::{Array, Event, Pool, Process, Queue, TaskError};
 use serde::{Deserialize, Serialize};
-use support::{eventually, watchdog};
+use support::{eventually, is_gone, watchdog};
 
 /// One test at a time: the audit is of the whole program.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -341,7 +340,7 @@ fn parent_killed_at_any_point_takes_all_along() {
         let error = parent.join().unwrap_err();
         assert_eq!(error.signal(), Some(libc::SIGKILL), "{fault}: {error}");
         while let Ok(pid) = pids.try_get() {
-            eventually(|| !Path::new(&format!("/proc/{pid}")).exists());
+            eventually(|| is_gone(pid));
         }
     }
     eventually(|| {

@@ -3,19 +3,14 @@
 mod support;
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use mp::{Pool, PoolEvent, Queue};
-use support::{alone, children, eventually, send_signal, status_line, watchdog};
+use support::{alone, children, eventually, is_gone, send_signal, status_line, watchdog};
 
 type AnyResult = Result<(), Box<dyn std::error::Error>>;
-
-fn is_gone(pid: u32) -> bool {
-    !Path::new(&format!("/proc/{pid}")).exists()
-}
 
 #[mp::task]
 fn pid() -> u32 {

@@ -296,6 +296,15 @@ pub fn status_line(pid: u32, key: &str) -> Option<String> {
         .find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim().to_owned()))
 }
 
+/// Whether a process has ended and was waited for, be it by nobody yet because its parent died before it: then
+/// it is init's, which comes to it when it likes.
+pub fn is_gone(pid: u32) -> bool {
+    match (status_line(pid, "State"), status_line(pid, "PPid")) {
+        (Some(state), Some(parent)) => state.starts_with('Z') && parent == "1",
+        _ => true,
+    }
+}
+
 /// The variable that says what tests do that do things at random.
 const SEED: &str = "MP_TEST_SEED";
 
