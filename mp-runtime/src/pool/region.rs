@@ -490,23 +490,25 @@ impl Memory {
         let now = self.job(index).offered.load(Ordering::Relaxed);
         let is_left = bells.relay.carries(now) && ring.head.load(Ordering::Acquire) < tail.count();
         if !is_left {
-            bells.relay.ring(&bells.work, self.peers, now);
+            bells.relay.ring(&bells.work, self.peers, || now);
         }
         Ok(!is_left)
     }
 
     /// Notes that the caller, who slept at the work bell, looks at the ring from here on. Once it has
     /// claimed a job it has to [`pass_on`](Self::pass_on) what it was told.
+    #[inline]
     pub(super) fn arrive(&self) {
         self.bells().relay.arrive();
     }
 
     /// Wakes another worker if there may be a further job; false if there is none.
+    #[inline]
     pub(super) fn pass_on(&self) -> bool {
         let is_queued = self.has_queued();
         if is_queued {
             let bells = self.bells();
-            bells.relay.ring(&bells.work, self.peers, sys::clock::now());
+            bells.relay.ring(&bells.work, self.peers, sys::clock::now);
         }
         is_queued
     }
@@ -625,6 +627,7 @@ impl Memory {
 
     /// Whether there may be a job in the ring, other than one that is left to its caller for a
     /// moment.
+    #[inline]
     fn has_entry(&self) -> bool {
         self.first().is_some_and(|index| {
             self.expect_claim(index);
@@ -639,6 +642,7 @@ impl Memory {
     }
 
     /// The job at the head of the ring.
+    #[inline]
     fn first(&self) -> Option<u32> {
         let ring = self.ring();
         let head = ring.head.load(Ordering::Acquire);
@@ -690,6 +694,7 @@ impl Memory {
         &self.bells().sharing
     }
 
+    #[inline]
     fn ring(&self) -> &Ring {
         self.region.at(RING)
     }
@@ -718,6 +723,7 @@ impl Memory {
     }
 
     /// Where the call of that number waits.
+    #[inline]
     pub(super) fn done_bell(&self, number: u32) -> &Bell {
         &self.bells().done[number as usize % BELLS]
     }
@@ -734,6 +740,7 @@ impl Memory {
         }
     }
 
+    #[inline]
     fn bells(&self) -> &Bells {
         self.region.at(BELLS_AT)
     }
@@ -775,11 +782,13 @@ impl Ring {
         }
     }
 
+    #[inline]
     fn entry(&self, position: u64) -> &AtomicU32 {
         &self.entries[(position % u64::from(JOBS)) as usize]
     }
 
     /// Advances the head past `head`, unless somebody has.
+    #[inline]
     fn pass(&self, head: u64) {
         // AcqRel: the reads of the entry come before whoever puts another in its place.
         let _ = self

@@ -77,7 +77,7 @@ pub(crate) fn work(program: &'static Program, memory: Option<RawFd>) -> i32 {
             nanos => Some(Duration::from_nanos(nanos)),
         },
         letters: 0,
-        task: None,
+        order: None,
         bytes_each: 16,
         program,
         memory,
@@ -117,6 +117,34 @@ impl From<Expired> for Halt {
     }
 }
 
+/// What a job's items say is to be run, and what that is in this process.
+struct Order {
+    /// What they say, as bytes.
+    said: Vec<u8>,
+    task: &'static Entry,
+    /// What merges the results, if they are to be.
+    merge: Option<&'static Entry>,
+    /// What `tracing` is told of the call.
+    span: Option<String>,
+}
+
+impl Order {
+    /// The same task may be called with another span each time, so that what the `last` one was about is
+    /// looked at first.
+    #[cold]
+    fn read(said: &[u8], last: Option<&Self>) -> Option<Self> {
+        let (task, merge, span) = wire::read_name(std::str::from_utf8(said).ok()?);
+        let last = last.map(|last| last.task);
+        let same = last.filter(|last| (last.name)() == task);
+        Some(Self {
+            said: said.to_vec(),
+            task: same.or_else(|| registry::by_name(task).ok())?,
+            merge: merge.and_then(|merge| registry::by_name(merge).ok()),
+            span: span.map(str::to_owned),
+        })
+    }
+}
+
 struct Worker<'a> {
     program: &'static Program,
     memory: &'a Memory,
@@ -133,8 +161,8 @@ struct Worker<'a> {
     idle_timeout: Option<Duration>,
     /// Jobs for this seat alone that are over, as it knows.
     letters: u32,
-    /// The task of the last job, and what it is called.
-    task: Option<(&'static str, &'static Entry)>,
+    /// What the last job was about.
+    order: Option<Order>,
     /// Bytes that an item's result took, as far as is known.
     bytes_each: usize,
 }
@@ -339,12 +367,19 @@ impl<'a> Worker<'a> {
         let input = self
             .memory
             .bytes_of(index, Side::Items, &job.input, input_len);
-        let Some((name, mut items)) = input.and_then(wire::split_items) else {
+        let Some((said, mut items)) = input.and_then(wire::split_items) else {
             return Ok(Early::Unreadable);
         };
-        let Some((task, merge)) = self.begin(name) else {
+        let Some(&Order {
+            task,
+            merge,
+            ref span,
+            ..
+        }) = self.order(said)
+        else {
             return Ok(Early::Unreadable);
         };
+        spans::begin_job(span.as_deref());
         let first = job.first.load(Ordering::Relaxed);
         let count = job.count();
         for _ in 0..first {
@@ -503,30 +538,15 @@ impl<'a> Worker<'a> {
         wire::mark(start, parcel, out)
     }
 
-    /// Finds what a job is to run by its name: the task, and what merges its results.
+    /// What is to be run according to `said`, if that is known here.
     #[inline]
-    fn begin(&mut self, name: &[u8]) -> Option<(&'static Entry, Option<&'static Entry>)> {
-        match self.task {
-            // As most often: there is nothing to read.
-            Some((last, task)) if last.as_bytes() == name => {
-                spans::begin_job(None);
-                Some((task, None))
-            }
-            _ => self.begin_other(name),
+    fn order(&mut self, said: &[u8]) -> Option<&Order> {
+        // As a rule a job says what the last one did. To compare that takes one call; to read it, and to
+        // find the task by its name, takes as long as several small items, and code that is nowhere near.
+        if self.order.as_ref().is_none_or(|order| order.said != said) {
+            self.order = Order::read(said, self.order.as_ref());
         }
-    }
-
-    #[inline(never)]
-    fn begin_other(&mut self, name: &[u8]) -> Option<(&'static Entry, Option<&'static Entry>)> {
-        let (name, merge, span) = wire::read_name(std::str::from_utf8(name).ok()?);
-        let merge = merge.and_then(|merge| registry::by_name(merge).ok());
-        spans::begin_job(span);
-        let task = match self.task {
-            Some((last, task)) if last == name => task,
-            _ => registry::by_name(name).ok()?,
-        };
-        self.task = Some(((task.name)(), task));
-        Some((task, merge))
+        self.order.as_ref()
     }
 
     /// Runs what each worker is to run first; false if that failed.

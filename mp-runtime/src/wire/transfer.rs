@@ -162,9 +162,8 @@ impl Drop for Delivery {
 /// Runs `encode`, in which handles may be serialised, and returns them with its result.
 #[inline]
 pub(crate) fn sending<R>(encode: impl FnOnce() -> R) -> (R, Sent) {
-    let outer = SENDING.get();
+    let outer = SENDING.with(|depth| depth.replace(depth.get() + 1));
     let restore = Restore(&SENDING, outer);
-    SENDING.set(outer + 1);
     let result = encode();
     drop(restore);
     let sent = if HAS_SENT.get() {
@@ -205,8 +204,7 @@ pub(crate) fn has_sent() -> bool {
 /// Runs `decode`, in which handles may be deserialised.
 #[inline]
 pub(crate) fn receiving<R>(program: &Program, decode: impl FnOnce() -> R) -> R {
-    let _restore = Restore(&RECEIVING, RECEIVING.get());
-    RECEIVING.set(program.id());
+    let _restore = Restore(&RECEIVING, RECEIVING.replace(program.id()));
     decode()
 }
 
@@ -286,7 +284,8 @@ struct Restore<T: Copy + 'static>(&'static std::thread::LocalKey<Cell<T>>, T);
 impl<T: Copy> Drop for Restore<T> {
     #[inline]
     fn drop(&mut self) {
-        self.0.set(self.1);
+        // `LocalKey::set` is a call, and has a way for keys that are not initialised yet.
+        self.0.with(|cell| cell.set(self.1));
     }
 }
 

@@ -326,6 +326,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// Notes that the next item has failed before it could be put out.
+    #[cold]
     fn fail_next(&mut self, error: TaskError) {
         let error = self.complete(error, self.pulled);
         let mut chunk = Chunk::new(self.pulled, None, 0);

@@ -166,7 +166,9 @@ impl<'p, R: Transfer> Call<'p, R> {
         self.count(at, index, tally, claimed > first, is_done);
         if is_done {
             let elapsed = Duration::from_nanos(job.elapsed.load(Ordering::Relaxed));
-            self.sizer.learn(u64::from(done - first), elapsed);
+            if self.is_many {
+                self.sizer.learn(u64::from(done - first), elapsed);
+            }
             self.worked += elapsed;
         } else if claimed > first {
             // A worker that died did not say; it was found at once.
@@ -238,11 +240,9 @@ impl<'p, R: Transfer> Call<'p, R> {
             return;
         }
         let chunk = &mut self.chunks[at];
-        chunk.kept.sort_unstable_by_key(|&(item, _)| item);
-        let kept = std::mem::take(&mut chunk.kept);
-        chunk
-            .waiting
-            .extend(kept.into_iter().map(|(_, result)| result));
+        if !chunk.kept.is_empty() {
+            chunk.release_kept();
+        }
         chunk.job = None;
         self.running -= 1;
         self.bytes -= chunk.bytes;
@@ -391,6 +391,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// What became of the item that a worker was at when it died.
+    #[cold]
     fn crash(&self, index: u32) -> TaskError {
         if self.pool.guest().is_some() {
             let failure = self.pool.memory.failure(index);

@@ -132,6 +132,14 @@ impl<R> Chunk<R> {
         self.retried.is_some() || !self.again.is_empty() || !self.kept.is_empty()
     }
 
+    /// Lets results go that waited for those of earlier items, all of which are there.
+    #[cold]
+    fn release_kept(&mut self) {
+        self.kept.sort_unstable_by_key(|&(item, _)| item);
+        let kept = self.kept.drain(..).map(|(_, result)| result);
+        self.waiting.extend(kept);
+    }
+
     /// How often an item was run again, and had been handed to a worker, before the present attempt.
     fn before(&self, item: u32) -> (u32, u32) {
         match &self.retried {
@@ -359,6 +367,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     }
 
     /// Adds to an error which task and item it is about.
+    #[cold]
     fn complete(&self, error: TaskError, index: u64) -> TaskError {
         let error = error.with_task((self.task.name)());
         let error = match self.is_many {
@@ -372,6 +381,7 @@ impl<'p, R: Transfer> Call<'p, R> {
     // Ending early.
 
     /// Delivers what there is, and the pool's end for all items that are out and for the next one.
+    #[cold]
     fn give_up(
         &mut self,
         stop: &Stop,
@@ -439,6 +449,13 @@ impl<R> Call<'_, R> {
     /// Takes over what the desk has cut off jobs while we were in the input.
     #[inline]
     fn adopt(&mut self) {
+        if self.absence.is_some() {
+            self.adopt_cut_off();
+        }
+    }
+
+    #[inline(never)]
+    fn adopt_cut_off(&mut self) {
         let Some(absence) = &self.absence else { return };
         for cut_off in absence.take() {
             let is_victim = |chunk: &Chunk<R>| chunk.job == Some(cut_off.victim);

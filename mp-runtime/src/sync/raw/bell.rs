@@ -126,7 +126,8 @@ impl Bell {
         self.ring(peers, u32::MAX);
     }
 
-    #[cold]
+    // Not cold: who ends a job that is waited for comes here each time. Cold code lies in other pages.
+    #[inline(never)]
     fn ring_waiting(&self, peers: &(impl Peers + ?Sized), count: u32) {
         // Relaxed: the word orders nothing; the fences do. Whoever listened before and is not yet
         // asleep finds the word changed and looks again.

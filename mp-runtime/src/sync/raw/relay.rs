@@ -36,12 +36,18 @@ impl Relay {
     }
 
     /// Wakes one of those who wait at `bell`, if somebody does.
-    pub(crate) fn ring(&self, bell: &Bell, peers: &(impl Peers + ?Sized), now: u64) {
+    #[inline]
+    pub(crate) fn ring(
+        &self,
+        bell: &Bell,
+        peers: &(impl Peers + ?Sized),
+        now: impl FnOnce() -> u64,
+    ) {
         // SeqCst: pairs with the fence in `Bell::listen`.
         fence(Ordering::SeqCst);
         if bell.is_awaited() {
             // Before the ring: it is taken down by whom that wakes.
-            self.since.store(now.max(1), Ordering::Relaxed);
+            self.since.store(now().max(1), Ordering::Relaxed);
             bell.ring(peers, 1);
         }
     }
@@ -77,7 +83,7 @@ mod tests {
         fn put(&self, slot: u32) {
             let put = self.put.fetch_add(1, Ordering::Release);
             if !(self.relay.carries(1) && self.taken.load(Ordering::Acquire) < put) {
-                self.relay.ring(&self.bell, &self.world.process(slot), 1);
+                self.relay.ring(&self.bell, &self.world.process(slot), || 1);
             }
         }
 
@@ -100,7 +106,7 @@ mod tests {
             loop {
                 if self.take() {
                     if has_slept && self.has_more() {
-                        self.relay.ring(&self.bell, &me, 1);
+                        self.relay.ring(&self.bell, &me, || 1);
                     }
                     return;
                 }
