@@ -184,13 +184,16 @@ def payload(size):
 def lock():
     """A lock that nobody else wants; the number is how often."""
     lock = context.Lock()
+    # Bound once, which is quicker than `with`.
+    acquire, release = lock.acquire, lock.release
 
     def measure(count):
         total = 0
         begin = perf_counter_ns()
         for _ in range(count):
-            with lock:
-                total += 1
+            acquire()
+            total += 1
+            release()
         return perf_counter_ns() - begin, count, total
 
     return measure

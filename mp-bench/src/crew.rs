@@ -39,33 +39,18 @@ impl Crew {
         Ok(crew)
     }
 
-    /// Has them nap so many times. As many numbers are out as a pool has jobs out.
+    /// Has them nap so many times. All numbers are out at once, and the last one done wakes who waits.
     pub(crate) fn nap(&self, naps: u32) -> anyhow::Result<()> {
         let words = &self.words;
-        let most = 2 * self.workers.len() as u32 + 1;
         let first = words.put().load(Ordering::Relaxed);
         let sum = words.sum().load(Ordering::Relaxed);
         let goal = first.wrapping_add(naps);
-        let mut put = first;
-        loop {
-            let rung = words.done_bell().load(Ordering::SeqCst);
-            let done = words.done().load(Ordering::SeqCst);
-            if done == goal {
-                break;
-            }
-            let more = (most - put.wrapping_sub(done)).min(goal.wrapping_sub(put));
-            if more > 0 {
-                put = put.wrapping_add(more);
-                words.put().store(put, Ordering::SeqCst);
-                if words.waiting().load(Ordering::SeqCst) > 0 {
-                    words.bell().fetch_add(1, Ordering::SeqCst);
-                    wake(words.bell(), more);
-                }
-            }
-            words.is_asleep().store(1, Ordering::SeqCst);
-            if words.done().load(Ordering::SeqCst) == done {
-                ensure!(await_change(words.done_bell(), rung), "nobody naps");
-            }
+        let rung = words.done_bell().load(Ordering::SeqCst);
+        words.put().store(goal, Ordering::SeqCst);
+        words.bell().fetch_add(1, Ordering::SeqCst);
+        wake(words.bell(), u32::MAX >> 1);
+        if naps > 0 {
+            await_change(words.done_bell(), rung);
         }
         let expected = (0..naps).fold(sum, |sum, nap| sum.wrapping_add(first.wrapping_add(nap)));
         let sum = words.sum().load(Ordering::Relaxed);
@@ -92,16 +77,13 @@ fn serve(path: PathBuf) -> Result<(), AnyError> {
     loop {
         let next = words.taken().load(Ordering::SeqCst);
         if next == words.put().load(Ordering::SeqCst) {
-            words.waiting().fetch_add(1, Ordering::SeqCst);
             let rung = words.bell().load(Ordering::SeqCst);
             let is_over = words.is_over().load(Ordering::SeqCst) != 0;
             if !is_over
                 && words.taken().load(Ordering::SeqCst) == words.put().load(Ordering::SeqCst)
             {
-                // Between two rounds it may take longer.
-                let _ = await_change(words.bell(), rung);
+                await_change(words.bell(), rung);
             }
-            words.waiting().fetch_sub(1, Ordering::SeqCst);
             if is_over {
                 return Ok(());
             }
@@ -116,8 +98,8 @@ fn serve(path: PathBuf) -> Result<(), AnyError> {
         }
         thread::sleep(NAP);
         words.sum().fetch_add(next, Ordering::Relaxed);
-        words.done().fetch_add(1, Ordering::SeqCst);
-        if words.is_asleep().swap(0, Ordering::SeqCst) == 1 {
+        let done = words.done().fetch_add(1, Ordering::SeqCst).wrapping_add(1);
+        if done == words.put().load(Ordering::SeqCst) {
             words.done_bell().fetch_add(1, Ordering::SeqCst);
             wake(words.done_bell(), 1);
         }
@@ -161,27 +143,19 @@ impl Words {
         self.at(4)
     }
 
-    /// Where those wait who have no number, and how many they are.
+    /// Where those wait who have no number.
     fn bell(&self) -> &AtomicU32 {
         self.at(5)
     }
 
-    fn waiting(&self) -> &AtomicU32 {
-        self.at(6)
-    }
-
-    /// Where the one waits who puts numbers, and whether it does.
+    /// Where the one waits who puts numbers.
     fn done_bell(&self) -> &AtomicU32 {
-        self.at(7)
-    }
-
-    fn is_asleep(&self) -> &AtomicU32 {
-        self.at(8)
+        self.at(6)
     }
 
     /// Whether the processes are to end.
     fn is_over(&self) -> &AtomicU32 {
-        self.at(9)
+        self.at(7)
     }
 
     fn at(&self, line: usize) -> &AtomicU32 {

@@ -157,7 +157,9 @@ fn race(
         }
 
         let mut futex = Futex::start(&there)?;
-        race.enter("a bare futex", move || mean_of(count, |x| futex.call(x)));
+        race.enter("a bare futex", move || {
+            mean_of(count, |x| Ok(futex.call(x)))
+        });
         if name != "condition" {
             race.target(Target::Ratio(1.3));
         }

@@ -74,6 +74,8 @@ pub(crate) fn wake_ups(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         );
         // Its workers settle down.
         thread::sleep(Duration::from_millis(500));
+        let children = mp::active_children().len();
+        ensure!(children as u64 == workers, "{children} workers are there");
         let before = runs()?;
         thread::sleep(pause);
         // Once each time that we slept ourselves.

@@ -118,7 +118,7 @@ fn round_trip(
 
     let mut futex = Futex::start(worker_cpus)?;
     race.enter("a futex, there and back", move || {
-        median_of(count, pause, |x| futex.call(x))
+        median_of(count, pause, |x| Ok(futex.call(x)))
     });
     race.target(Target::Ratio(1.2));
 
@@ -218,7 +218,8 @@ const END: u32 = u32::MAX - 1;
 fn answer(path: PathBuf) -> Result<(), AnyError> {
     let words = Words::open(&path)?;
     let mut turn = 0;
-    while word::await_change(words.futex(), turn) {
+    loop {
+        word::await_change(words.futex(), turn);
         let seen = words.futex().load(Ordering::Acquire);
         if seen == END {
             return Ok(());
@@ -229,7 +230,6 @@ fn answer(path: PathBuf) -> Result<(), AnyError> {
         turn = seen + 1;
         word::hand_over(words.futex(), turn);
     }
-    Ok(())
 }
 
 /// A process that answers by a futex alone. Dropping it ends it.
@@ -254,14 +254,13 @@ impl Futex {
     }
 
     /// Hands a number over and waits for the answer, which is its square and one.
-    pub(crate) fn call(&mut self, x: u64) -> anyhow::Result<u64> {
+    pub(crate) fn call(&mut self, x: u64) -> u64 {
         self.words.count().store(x, Ordering::Relaxed);
         // Two steps a call; the even one is the worker's.
         self.turn += 2;
         word::hand_over(self.words.futex(), self.turn);
-        word::await_change(self.words.futex(), self.turn)
-            .then(|| self.words.count().load(Ordering::Relaxed))
-            .context("the other process does not answer")
+        word::await_change(self.words.futex(), self.turn);
+        self.words.count().load(Ordering::Relaxed)
     }
 }
 
@@ -300,7 +299,8 @@ fn answer_looking(path: PathBuf, number: Number) -> Result<(), AnyError> {
     let words = Words::open(&path)?;
     let (flag, number) = (words.flag(), number.of(&words));
     let mut woken = 0;
-    while word::await_change(words.futex(), woken) {
+    loop {
+        word::await_change(words.futex(), woken);
         woken = words.futex().load(Ordering::Acquire);
         if woken == END {
             break;

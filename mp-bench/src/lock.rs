@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Plan;
 use crate::race::{Race, Results, Sample, Target, Unit};
+use crate::robust::RobustMutex;
 use crate::word::Words;
 
 pub(crate) fn uncontended(plan: &Plan) -> anyhow::Result<Vec<Results>> {
@@ -44,6 +45,19 @@ pub(crate) fn uncontended(plan: &Plan) -> anyhow::Result<Vec<Results>> {
             }
         });
         check(count, *lock_mutex(&mutex))?;
+        Ok(sample)
+    });
+
+    let mutex = RobustMutex::new()?;
+    race.enter("a robust mutex of pthreads", move || {
+        let (sample, total) = Sample::of(count, || {
+            let mut total = 0;
+            for _ in 0..count {
+                black_box(&mutex).with(|| total = black_box(total + 1))?;
+            }
+            Ok::<_, anyhow::Error>(total)
+        });
+        check(count, total?)?;
         Ok(sample)
     });
 
@@ -84,23 +98,22 @@ pub(crate) fn contended(plan: &Plan) -> anyhow::Result<Vec<Results>> {
     let mutex = Mutex::new(0);
     race.enter("std Mutex, 2 threads", move || {
         *lock_mutex(&mutex) = 0;
-        let ready = Barrier::new(2);
         let add = || *lock_mutex(black_box(&mutex)) += 1;
-        let (time, operations) = thread::scope(|scope| {
-            let other = scope.spawn(|| {
-                ready.wait();
-                contend(slice, add)
-            });
-            ready.wait();
-            let begin = Instant::now();
-            let own = contend(slice, add);
-            let both = other.join().map(|other| own + other);
-            (begin.elapsed(), both)
-        });
-        let Ok(operations) = operations else {
-            bail!("a thread panicked");
-        };
+        let (operations, time) = contend_in_threads(slice, add)?;
         check(operations, *lock_mutex(&mutex))?;
+        Ok(Sample::new(operations, time))
+    });
+
+    let (mutex, total) = (RobustMutex::new()?, AtomicU64::new(0));
+    race.enter("a robust mutex of pthreads, 2 threads", move || {
+        total.store(0, Ordering::Relaxed);
+        // In two steps, as with the lock: it shows whether the mutex excludes.
+        let add = || total.store(total.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let (operations, time) = contend_in_threads(slice, || {
+            // One that fails leaves the total short.
+            let _ = black_box(&mutex).with(add);
+        })?;
+        check(operations, total.load(Ordering::Relaxed))?;
         Ok(Sample::new(operations, time))
     });
 
@@ -178,6 +191,24 @@ fn contend(slice: Duration, mut add: impl FnMut()) -> u64 {
         operations += UNTIL_NEXT_LOOK;
     }
     operations
+}
+
+/// Has two threads call `add` over and over for so long; returns how often, and how long that took.
+fn contend_in_threads(slice: Duration, add: impl Fn() + Sync) -> anyhow::Result<(u64, Duration)> {
+    let ready = Barrier::new(2);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            ready.wait();
+            contend(slice, &add)
+        });
+        ready.wait();
+        let begin = Instant::now();
+        let own = contend(slice, &add);
+        match other.join() {
+            Ok(other) => Ok((own + other, begin.elapsed())),
+            Err(_) => bail!("a thread panicked"),
+        }
+    })
 }
 
 /// As [`contend`], with a lock of mp around each addition.

@@ -100,7 +100,6 @@ impl Meter {
     }
 
     /// CPUs that others used since the start, on average; the host's other guests are among them.
-    /// Children of this program count as its own once they have been waited for.
     pub(crate) fn cpus_of_others(&self) -> Option<f64> {
         let (machine_before, own_before) = self.used?;
         let machine = machine_seconds()? - machine_before;
@@ -119,12 +118,28 @@ fn machine_seconds() -> Option<f64> {
     sum(ticks.map(|(_, field)| field))
 }
 
-/// User and system time of this program and of its children that ended.
+/// User and system time of this program and of its children.
 fn own_seconds() -> Option<f64> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    seconds_of("self")
+}
+
+/// User and system time of a process, of its children that ended, and of those that have not.
+fn seconds_of(process: &str) -> Option<f64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name in parentheses, field 2, may have spaces in it; the times are fields 14 to 17.
     let (_, behind_name) = stat.rsplit_once(')')?;
-    sum(behind_name.split_whitespace().skip(11).take(4))
+    let own = sum(behind_name.split_whitespace().skip(11).take(4))?;
+    let threads = fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    let children = threads.filter_map(|thread| {
+        let path = thread.ok()?.path().join("children");
+        fs::read_to_string(path).ok()
+    });
+    // One that ends meanwhile is counted a moment later.
+    let live = children.flat_map(|children| {
+        let pids = children.split_whitespace();
+        pids.filter_map(seconds_of).collect::<Vec<_>>()
+    });
+    Some(own + live.sum::<f64>())
 }
 
 fn sum<'a>(ticks: impl Iterator<Item = &'a str>) -> Option<f64> {

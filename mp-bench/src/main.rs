@@ -5,13 +5,15 @@
 //! - [`report`], [`page`], [`readme`]: medians, spread and ratios, as Markdown, JSON, a page with pictures, and
 //!   what the project's README.md has of them.
 //! - [`machine`], [`proc_fs`], [`pin`]: what it ran on, what the kernel counts, and on which CPUs.
-//! - [`python`], [`procs`], [`ipc`], [`word`], [`bare`], [`crew`], [`ring`], [`transport`]: entrants that subjects
-//!   have: Python, procspawn, ipc-channel, bare words in shared memory, a bare fork server, pool, queue and map.
+//! - [`python`], [`procs`], [`ipc`], [`word`], [`robust`], [`bare`], [`crew`], [`ring`], [`transport`],
+//!   [`arrays`]: entrants that subjects have: Python, procspawn, ipc-channel, bare words in shared memory, a mutex
+//!   of the system's, a bare fork server, pool, queue and map, and arrays in shared memory.
 //! - [`consumer`]: who takes what a subject's entrants put.
 //! - All others are subjects: functions in [`SUBJECTS`].
 //!
 //! The method is in README.md.
 
+mod arrays;
 mod bare;
 mod build;
 mod bulk;
@@ -40,6 +42,7 @@ mod race;
 mod readme;
 mod report;
 mod ring;
+mod robust;
 mod scaling;
 mod shared;
 mod stream;
@@ -48,13 +51,15 @@ mod value;
 mod word;
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write as _};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 
 use crate::machine::Machine;
@@ -64,6 +69,9 @@ use crate::report::Report;
 
 /// Workers, threads and Python processes in every parallel subject.
 const WORKERS: usize = 2;
+
+/// No subject takes longer.
+const LONGEST: Duration = Duration::from_secs(20 * 60);
 
 /// A subject is a function that races its entrants as the plan says.
 type Subject = fn(&Plan) -> anyhow::Result<Vec<Results>>;
@@ -154,6 +162,19 @@ impl Plan {
     }
 }
 
+/// Ends the run if the subject takes longer than any does: a process that others wait for has died, say.
+/// Dropping it calls that off.
+fn watch() -> Sender<()> {
+    let (watchdog, over) = mpsc::channel();
+    thread::spawn(move || {
+        if over.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout) {
+            eprintln!(" has not ended after {} s: given up", LONGEST.as_secs());
+            std::process::exit(1);
+        }
+    });
+    watchdog
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     // Before anything else, so that this costs what starting the program costs and no more.
     if process::is_no_op() {
@@ -196,16 +217,25 @@ fn main() -> anyhow::Result<ExitCode> {
 
     let machine = Machine::look(version);
     let mut results = Vec::new();
+    let mut is_complete = true;
     for (name, subject) in SUBJECTS {
         if options.only.is_empty() || options.only.iter().any(|only| only == name) {
             eprint!("{name} …");
             let begin = Instant::now();
-            results.extend(subject(&plan).with_context(|| format!("in subject {name}"))?);
+            let watchdog = watch();
+            // What the others have come to is not to be lost.
+            match subject(&plan) {
+                Ok(races) => results.extend(races),
+                Err(error) => {
+                    is_complete = false;
+                    eprintln!(" failed: {error:#}");
+                }
+            }
+            drop(watchdog);
             eprintln!(" {} s", begin.elapsed().as_secs());
         }
     }
     let report = Report::new(machine, &plan, results);
-    print!("{}", report.to_markdown());
     if let Some(path) = &options.json {
         let file =
             File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -215,6 +245,9 @@ fn main() -> anyhow::Result<ExitCode> {
         std::fs::write(path, page::write(&report)?)
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    // After the files, which do not depend on whether somebody reads this.
+    let _ = std::io::stdout().write_all(report.to_markdown().as_bytes());
+    ensure!(is_complete, "some of it failed: see above");
     if options.update {
         readme::update(&report)?;
     }

@@ -8,6 +8,7 @@ use anyhow::ensure;
 use mp::Pool;
 use rayon::prelude::*;
 
+use crate::arrays::Arrays;
 use crate::python::Interpreter;
 use crate::race::{Race, Results, Sample, Target, Unit};
 use crate::report::thousands;
@@ -47,6 +48,12 @@ pub(crate) fn tiny_items(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         Ok(sample)
     });
     race.limit();
+    let arrays = Arrays::start(items.len())?;
+    race.enter("shared arrays, copied in and out", move || {
+        let (sample, results) = Sample::of(count, || arrays.map(items));
+        check(items, &results)?;
+        Ok(sample)
+    });
     let threads = rayon::ThreadPoolBuilder::new()
         .num_threads(WORKERS)
         .build()?;

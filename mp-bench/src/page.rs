@@ -44,7 +44,7 @@ pub(crate) fn write(report: &Report) -> anyhow::Result<String> {
         }
     }
     for subject in &report.subjects {
-        let better = if subject.unit.is_rate() {
+        let better = if subject.unit.is_more_better() {
             "longer is better"
         } else {
             "shorter is better"

@@ -41,7 +41,9 @@ pub(crate) fn round_trip(plan: &Plan) -> anyhow::Result<Vec<Results>> {
             })
         });
         let mut futex = Futex::start(&there)?;
-        race.enter("a bare futex", move || mean_of(count, |x| futex.call(x)));
+        race.enter("a bare futex", move || {
+            mean_of(count, |x| Ok(futex.call(x)))
+        });
         // Its other process is pinned where it is itself.
         if let (Some(python), Place::OneCpu) = (&plan.python, place) {
             let mut peer = python.start("pipe", &[])?;

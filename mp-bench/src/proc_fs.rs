@@ -20,6 +20,12 @@ pub(crate) fn peak_kib() -> anyhow::Result<u64> {
     number_after(&text, "VmHWM:").context("the kernel does not tell the peak")
 }
 
+/// Bytes of memory that could be had, as far as the kernel tells.
+pub(crate) fn available() -> io::Result<Option<u64>> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    Ok(number_after(&text, "MemAvailable:").map(|kib| kib << 10))
+}
+
 /// Forgets the peak.
 pub(crate) fn reset_peak() -> io::Result<()> {
     fs::write("/proc/self/clear_refs", "5")

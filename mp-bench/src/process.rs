@@ -83,23 +83,31 @@ pub(crate) fn by_fork_server(plan: &Plan) -> anyhow::Result<Vec<Results>> {
         })
     })?;
     let own = faults_of_one(count, || start_and_join(count, StartMethod::ForkServer))?;
-    for (name, copy) in [
-        ("a bare fork, asked for by a socket", bare(End::Now, 0)),
+    for (name, copy, is_limit) in [
+        (
+            "a bare fork, asked for by a socket",
+            bare(End::Now, 0),
+            false,
+        ),
         (
             "the same, which ends as a program does",
             bare(End::AsPrograms, 0),
+            true,
         ),
         (
             "the same, with as many page faults as mp Process",
             bare(End::AsPrograms, own.saturating_sub(least)),
+            false,
         ),
     ] {
         let mut server = ForkServer::start()?;
         race.enter(name, move || {
             wait_for_each(count, || server.fork_and_wait(NO_OP_EXIT_CODE, copy))
         });
+        if is_limit {
+            race.limit();
+        }
     }
-    race.limit();
     if let Some(python) = &plan.python {
         let mut peer = python.start("process", &[1])?;
         let count = plan.count(5, 1);
@@ -120,7 +128,15 @@ fn faults_of_one(count: u64, run: impl FnOnce() -> anyhow::Result<Sample>) -> an
 
 /// The parent has touched so much that copying its page tables would show.
 pub(crate) fn large_parent(plan: &Plan) -> anyhow::Result<Vec<Results>> {
-    let ballast = vec![1_u8; plan.count(4 << 30, 1 << 24) as usize];
+    let size = plan.count(4 << 30, 1 << 24);
+    if let Some(available) = proc_fs::available()?.filter(|&bytes| bytes < size + size / 2) {
+        eprintln!(
+            "a large parent is left out: {} MiB of memory are available",
+            available >> 20
+        );
+        return Ok(Vec::new());
+    }
+    let ballast = vec![1_u8; size as usize];
     let title = format!(
         "the same, with {} MiB touched",
         thousands(ballast.len() as u64 >> 20)

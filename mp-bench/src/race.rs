@@ -89,8 +89,11 @@ impl Unit {
     }
 
     /// Whether a larger figure is the better one.
-    pub(crate) fn is_rate(self) -> bool {
-        matches!(self, Self::MillionsPerSecond | Self::GigabytesPerSecond)
+    pub(crate) fn is_more_better(self) -> bool {
+        matches!(
+            self,
+            Self::MillionsPerSecond | Self::GigabytesPerSecond | Self::Percent
+        )
     }
 }
 
@@ -193,7 +196,6 @@ impl<'a> Race<'a> {
                 times.samples.push((entrant.measure)()?.0);
             }
         }
-        // The meter counts children once they have been waited for.
         drop(self.entrants);
         Ok(Results {
             title: self.title,

@@ -29,6 +29,24 @@ impl Report {
         }
     }
 
+    /// Why its figures are none to publish, if that is so.
+    pub(crate) fn doubts(&self) -> Option<String> {
+        let commit = self.machine.commit.as_deref();
+        let doubts = [
+            (cfg!(debug_assertions), "it is a debug build"),
+            (self.rounds < 5, "5 rounds are the least"),
+            (self.machine.python.is_none(), "Python is missing"),
+            (commit.is_none(), "its commit is unknown"),
+            (
+                commit.is_some_and(|commit| commit.ends_with("-dirty")),
+                "files differ from the commit",
+            ),
+        ];
+        let doubts = doubts.iter().filter(|(is_so, _)| *is_so);
+        let doubts: Vec<_> = doubts.map(|&(_, doubt)| doubt).collect();
+        (!doubts.is_empty()).then(|| doubts.join(", "))
+    }
+
     /// What was measured on, in a sentence.
     pub(crate) fn circumstances(&self) -> String {
         let machine = &self.machine;
@@ -171,9 +189,20 @@ impl Results {
         // It does what the first one does.
         let limit = limit.filter(|_| who == 0);
         Some(match limit {
-            Some(limit) if !is_met_by(&self.entrants[limit]) => Verdict::OutOfReach { limit },
+            Some(limit) if !self.is_reached(target, row, limit) => Verdict::OutOfReach { limit },
             limit => Verdict::Missed { limit },
         })
+    }
+
+    /// Whether a limit reaches the target of a row in as much as a quarter of its rounds.
+    fn is_reached(&self, target: Target, row: usize, limit: usize) -> bool {
+        let limit = &self.entrants[limit];
+        let figures = || Spread::of(limit.samples.iter().map(|&sample| self.unit.of(sample)));
+        match target {
+            Target::AtMost(most) => figures().lower <= most,
+            Target::AtLeast(least) => figures().upper >= least,
+            Target::Ratio(most) => ratios(limit, &self.entrants[row]).lower <= most,
+        }
     }
 
     /// In the unit that is shown.
@@ -276,6 +305,9 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
 
 /// Three significant digits, and commas between thousands.
 pub(crate) fn number(value: f64) -> String {
+    if value.is_nan() {
+        return "–".to_owned();
+    }
     if value < 999.5 {
         let decimals = match value {
             v if v < 0.0995 => 3,

@@ -1,12 +1,12 @@
 //! A bare ring in shared memory from one process to another: what the machine allows a queue.
 //!
-//! Each side has a line for its count, the other's count as it last saw it, and a lock, since a queue has
-//! several putters and getters. Nobody watches and nobody sleeps: a death would hang the run.
+//! Each side has a line for its count, which the other looks at, and one for the other's count as it last saw it. There
+//! is one putter and one getter, and no lock. Nobody watches and nobody sleeps: a death would hang the run.
 
 use std::fs::File;
 use std::hint;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use memmap2::MmapRaw;
@@ -79,29 +79,15 @@ pub(crate) struct Ring {
     items: Items,
 }
 
-/// A side's line. All zeros is an empty ring.
-#[repr(C, align(64))]
+/// How many values one side ever put, or took, and as many as it knows of the other. All zeros is an empty ring.
+#[repr(C)]
 struct Side {
-    lock: AtomicU32,
-    /// How many were ever put, or taken.
-    count: AtomicU64,
-    /// The other side's count as it was last seen.
-    seen: AtomicU64,
+    count: Line,
+    seen: Line,
 }
 
-impl Side {
-    fn lock(&self) {
-        let (order, otherwise) = (Ordering::Acquire, Ordering::Relaxed);
-        wait(|| {
-            let taken = self.lock.compare_exchange(0, 1, order, otherwise);
-            taken.is_ok()
-        });
-    }
-
-    fn unlock(&self) {
-        self.lock.store(0, Ordering::Release);
-    }
-}
+#[repr(C, align(64))]
+struct Line(AtomicU64);
 
 impl Ring {
     fn open(path: &Path, items: Items) -> std::io::Result<Self> {
@@ -117,38 +103,34 @@ impl Ring {
     #[inline]
     pub(crate) fn put(&self, value: &[u8]) {
         let (side, other) = (self.side(0), self.side(1));
-        side.lock();
-        let index = side.count.load(Ordering::Relaxed);
+        let index = side.count.0.load(Ordering::Relaxed);
         let has_room = |taken| index - taken < self.items.slots();
-        if !has_room(side.seen.load(Ordering::Relaxed)) {
+        if !has_room(side.seen.0.load(Ordering::Relaxed)) {
             wait(|| has_room(look(other, side)));
         }
         let (header, place) = self.slot(index).split_at_mut(HEADER);
         header.copy_from_slice(&value.len().to_le_bytes());
         place[..value.len()].copy_from_slice(value);
-        side.count.store(index + 1, Ordering::Release);
-        side.unlock();
+        side.count.0.store(index + 1, Ordering::Release);
     }
 
     /// Takes a value, once there is one.
     #[inline]
     fn take<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
         let (side, other) = (self.side(1), self.side(0));
-        side.lock();
-        let index = side.count.load(Ordering::Relaxed);
-        if side.seen.load(Ordering::Relaxed) <= index {
+        let index = side.count.0.load(Ordering::Relaxed);
+        if side.seen.0.load(Ordering::Relaxed) <= index {
             wait(|| look(other, side) > index);
         }
         let (header, place) = self.slot(index).split_at_mut(HEADER);
         let len = (&*header).try_into().map_or(0, usize::from_le_bytes);
         let value = read(&place[..len]);
-        side.count.store(index + 1, Ordering::Release);
-        side.unlock();
+        side.count.0.store(index + 1, Ordering::Release);
         value
     }
 
     fn side(&self, side: usize) -> &Side {
-        // SAFETY: both lines lie in the first page of the mapping.
+        // SAFETY: the lines of both lie in the first page of the mapping.
         let line = unsafe { self.mapping.as_mut_ptr().cast::<Side>().add(side) };
         // SAFETY: it is aligned, lives as long as the reference, and consists of atomics.
         unsafe { &*line }
@@ -160,15 +142,15 @@ impl Ring {
         let offset = SIDES + (index % slots) as usize * stride;
         // SAFETY: the slot lies within the mapping, whose length was checked.
         let place = unsafe { self.mapping.as_mut_ptr().add(offset) };
-        // SAFETY: a slot is used by the holder of the lock of one side, as the counts say.
+        // SAFETY: a slot is used by one side at a time, as the counts say, and each side is one thread.
         unsafe { std::slice::from_raw_parts_mut(place, stride) }
     }
 }
 
 /// The count of the `other` side, which `side` remembers.
 fn look(other: &Side, side: &Side) -> u64 {
-    let count = other.count.load(Ordering::Acquire);
-    side.seen.store(count, Ordering::Relaxed);
+    let count = other.count.0.load(Ordering::Acquire);
+    side.seen.0.store(count, Ordering::Relaxed);
     count
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Words {
 impl Words {
     /// Makes a file of the right size, which goes when the path is dropped.
     pub(crate) fn file() -> std::io::Result<tempfile::TempPath> {
-        let file = tempfile::NamedTempFile::new()?;
+        let file = tempfile::NamedTempFile::new_in("/dev/shm")?;
         file.as_file().set_len(LEN as u64)?;
         Ok(file.into_temp_path())
     }
@@ -98,28 +98,20 @@ pub(crate) fn look_for_change(word: &AtomicU32, old: u32) -> Option<u32> {
     None
 }
 
-/// Sleeps until the word is no longer `old`; false if that takes longer than a minute.
-pub(crate) fn await_change(word: &AtomicU32, old: u32) -> bool {
-    let minute = libc::timespec {
-        tv_sec: Duration::from_secs(60).as_secs() as libc::time_t,
-        tv_nsec: 0,
-    };
-    loop {
-        if word.load(Ordering::Acquire) != old {
-            return true;
-        }
-        // SAFETY: the word and the timeout live during the call.
-        let slept = unsafe {
+/// Sleeps until the word is no longer `old`, without a timer of the kernel's. Whoever is to change it may have
+/// died: then the run ends when the subject takes too long.
+pub(crate) fn await_change(word: &AtomicU32, old: u32) {
+    let forever = std::ptr::null::<libc::timespec>();
+    while word.load(Ordering::Acquire) == old {
+        // SAFETY: the word lives during the call, and no timeout is read.
+        unsafe {
             libc::syscall(
                 libc::SYS_futex,
                 word.as_ptr(),
                 libc::FUTEX_WAIT,
                 old,
-                &minute,
+                forever,
             )
         };
-        if slept < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::ETIMEDOUT) {
-            return false;
-        }
     }
 }
